@@ -1,0 +1,499 @@
+# SPDX-License-Identifier: MIT
+"""Make a certificate for a server of your own, and look into certificate files.
+
+    python cert_tool.py                         asks three questions, writes server.pfx and server.crt
+    python cert_tool.py --cn chat.example ...   asks nothing (--help tells the flags)
+    python cert_tool.py show server.pfx         tells what a .pfx, .pem or .crt holds
+
+TLS proves to a client that it talks to the right server. The server holds a private key; a certificate says
+which names that key may answer for, and carries a signature that the client believes:
+
+    server.pfx   private key + certificate, encrypted with a password: for the server, for nobody else
+    server.crt   certificate: for everybody who shall trust the server
+
+Usually an authority signs, and every browser comes with a list of authorities. A certificate made here signs
+itself, so each client has to be told once to trust it; the program prints how, and how to take that back.
+
+It is marked as no authority (CA:FALSE), though many recipes do the opposite. An authority on your list can speak
+for any site in the world, so its key is a danger to whoever trusts it. This one speaks for its own names only.
+And it is what works: Firefox refuses an authority's certificate as a server's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import getpass
+import io
+import ipaddress
+import os
+import pathlib
+import re
+import secrets
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NoReturn, TypeVar
+
+try:
+    from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec, rsa
+    from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+    from cryptography.hazmat.primitives.serialization import pkcs12
+    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+except ImportError as missing:
+    if __name__ != "__main__":
+        raise
+    raise SystemExit(f"cert_tool.py: {missing}: python -m pip install -r requirements.txt") from None
+
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+Answer = TypeVar("Answer")
+
+STANDARD_NAMES = ("localhost", "127.0.0.1", "::1")
+MAX_DAYS = 825  # Apple's systems trust no server certificate that is valid for longer (since macOS 10.15)
+MAX_COMMON_NAME = 64  # bytes: RFC 5280 appendix A.1, ub-common-name
+CLOCK_SKEW = datetime.timedelta(hours=1)  # a client whose clock is a little slow must not see a future certificate
+
+# ----------------------------------------------------------------------------------------------------------
+# Making
+# ----------------------------------------------------------------------------------------------------------
+
+
+def make_certificate(
+    common_name: str, names: Sequence[str] = (), *, days: int = 365, rsa: bool = False
+) -> tuple[PrivateKey, x509.Certificate]:
+    """Make a private key and a self-signed server certificate for it (RFC 5280).
+
+    It is good for `common_name` (where that is a host name or an IP address), localhost, 127.0.0.1, ::1 and
+    `names`, for `days` days (1 to 825). The key is ECDSA P-256, or 2048-bit RSA for clients that know no other.
+    Raises ValueError, saying what is wrong with which argument.
+    """
+    if not 1 <= days <= MAX_DAYS:
+        raise ValueError(f"days must be 1 to {MAX_DAYS} (Apple's systems trust nothing longer), not {days}")
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, check_common_name(common_name))])
+    key = new_private_key(rsa)
+    start = datetime.datetime.now(datetime.timezone.utc) - CLOCK_SKEW
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(start)
+        .not_valid_after(start + datetime.timedelta(days=days))
+    )
+    for extension, critical in server_extensions(key, alternative_names(common_name, names)):
+        builder = builder.add_extension(extension, critical)
+    return key, builder.sign(key, hashes.SHA256())
+
+
+def new_private_key(use_rsa: bool) -> PrivateKey:
+    return rsa.generate_private_key(65537, 2048) if use_rsa else ec.generate_private_key(ec.SECP256R1())
+
+
+def server_extensions(
+    key: PrivateKey, names: Sequence[x509.GeneralName]
+) -> list[tuple[x509.ExtensionType, bool]]:
+    """What a client checks in a server's certificate (RFC 5280 section 4.2); True: not to be ignored."""
+    usage = x509.KeyUsage(
+        digital_signature=True,
+        key_encipherment=isinstance(key, rsa.RSAPrivateKey),  # the RSA key exchange of clients before TLS 1.3
+        content_commitment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=False,
+        crl_sign=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+    return [
+        (x509.SubjectAlternativeName(names), False),  # browsers look here only, never at the Common Name
+        (x509.BasicConstraints(ca=False, path_length=None), True),
+        (usage, True),
+        (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False),
+        (x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False),
+    ]
+
+
+def alternative_names(common_name: str, names: Sequence[str]) -> list[x509.GeneralName]:
+    """The names that the certificate is good for, each once; the Common Name first where it is one."""
+    own: list[x509.GeneralName] = []
+    with contextlib.suppress(ValueError):  # "Room 12" is a fine Common Name, but nothing to connect to
+        own.append(general_name(common_name))
+    return list(dict.fromkeys(own + [general_name(name) for name in (*STANDARD_NAMES, *names)]))
+
+
+def general_name(name: str) -> x509.GeneralName:
+    """A host name (also *.example.com) or an IP address as it stands in a certificate (RFC 5280 section 4.2.1.6).
+
+    Names beyond ASCII are written in IDNA. Raises ValueError when `name` is neither.
+    """
+    if "%" not in name:  # fe80::1%eth0 names an interface of one machine
+        with contextlib.suppress(ValueError):
+            return x509.IPAddress(ipaddress.ip_address(name))
+    with contextlib.suppress(UnicodeError):
+        host = name.lower().encode("idna").decode("ascii")
+        labels = host.removeprefix("*.").split(".")
+        well_formed = all(re.fullmatch(r"(?!-)[a-z0-9-]{1,63}(?<!-)", label) for label in labels)
+        if well_formed and len(host) <= 253 and not labels[-1].isdigit():  # 300.1.1.1 is a mistyped address
+            return x509.DNSName(host)
+    raise ValueError(f"{name!r} is neither a host name nor an IP address")
+
+
+def check_common_name(name: str) -> str:
+    if not name or not name.isprintable():
+        raise ValueError("the Common Name must not be empty" if not name else f"bad character in {name!r}")
+    if len(name.encode()) > MAX_COMMON_NAME:
+        raise ValueError(f"the Common Name has {len(name.encode())} bytes, X.509 allows {MAX_COMMON_NAME}")
+    return name
+
+
+def pfx_bytes(
+    key: PrivateKey, certificate: x509.Certificate, password: str | None, *, legacy: bool = False
+) -> bytes:
+    """Put a key and its certificate into one PKCS#12 file (RFC 7292), encrypted unless `password` is None.
+
+    `legacy` encrypts with 3DES and SHA-1 in place of AES and SHA-256: macOS's keychain and Windows Server 2016
+    take nothing newer (Windows then speaks of a wrong password). Raises ValueError for an empty password.
+    """
+    if password == "":
+        raise ValueError("the password is empty")
+    if legacy and password is None:
+        raise ValueError("legacy is a way to encrypt, so it needs a password")
+    encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
+    if password is not None and legacy:
+        builder = serialization.PrivateFormat.PKCS12.encryption_builder()
+        builder = builder.key_cert_algorithm(pkcs12.PBES.PBESv1SHA1And3KeyTripleDESCBC)
+        encryption = builder.hmac_hash(hashes.SHA1()).build(password.encode())
+    elif password is not None:
+        encryption = serialization.BestAvailableEncryption(password.encode())
+    return pkcs12.serialize_key_and_certificates(
+        common_name_of(certificate).encode(), key, certificate, None, encryption
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------
+# Looking
+# ----------------------------------------------------------------------------------------------------------
+
+
+def fingerprint(certificate: x509.Certificate) -> str:
+    """The certificate's SHA-256 as people compare it: upper-case hex pairs with colons."""
+    return certificate.fingerprint(hashes.SHA256()).hex(":").upper()
+
+
+def describe(certificate: x509.Certificate) -> list[str]:
+    """What a person wants to know of a certificate, in a few lines of plain text."""
+    start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    now = datetime.datetime.now(datetime.timezone.utc)
+    remark = " (EXPIRED)" if now > end else " (NOT YET VALID)" if now < start else ""
+    self_signed = certificate.issuer == certificate.subject
+    lines = [
+        f"Subject: {certificate.subject.rfc4514_string() or 'none'}",
+        f"Issuer:  {'itself' if self_signed else certificate.issuer.rfc4514_string()}",
+        f"Names:   {', '.join(names_of(certificate)) or 'none'}",
+        f"Valid:   {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC{remark}",
+        f"Key:     {kind_of(certificate.public_key())}",
+        f"SHA-256: {fingerprint(certificate)}",
+    ]
+    return [printable(line) for line in lines]
+
+
+def names_of(certificate: x509.Certificate) -> list[str]:
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except x509.ExtensionNotFound:
+        return []
+    return [str(name.value) for name in found.value]
+
+
+def common_name_of(certificate: x509.Certificate) -> str:
+    return "".join(str(name.value) for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME))
+
+
+def kind_of(key: PublicKeyTypes) -> str:
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        return "ECDSA " + {"secp256r1": "P-256", "secp384r1": "P-384"}.get(key.curve.name, key.curve.name)
+    if isinstance(key, rsa.RSAPublicKey):
+        return f"RSA, {key.key_size} bits"
+    return type(key).__name__.removesuffix("PublicKey")
+
+
+def printable(text: str) -> str:
+    """Somebody else's certificate may hold anything; what would move the cursor is shown escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def show(path: pathlib.Path, passwords: Iterable[str | None]) -> list[str]:
+    """Tell what a .pfx, .pem or .crt file holds: each certificate, and whether there is a key, never the key.
+
+    Of `passwords` as many are taken as a .pfx needs (None: try without), so they may come from a generator that
+    asks. Raises ValueError when there is no certificate in the file or no password fits, OSError when unreadable.
+    """
+    data = path.read_bytes()
+    if b"-----BEGIN " in data:
+        certificates, key = open_pem(path, data)
+    elif re.match(rb"\x30[\x80-\x84].{0,4}?\x02\x01\x03\x30", data, re.DOTALL):  # RFC 7292 section 4: version 3
+        certificates, key = open_pfx(path, data, passwords)
+    else:
+        try:
+            certificates, key = [x509.load_der_x509_certificate(data)], "none"
+        except ValueError:
+            raise ValueError(f"{path} is no .pfx, no .pem and no certificate") from None
+    count = "1 certificate" if len(certificates) == 1 else f"{len(certificates)} certificates"
+    lines = [f"{path}: {count}, private key: {key}"]
+    for certificate in certificates:
+        lines += ["", *describe(certificate)]
+    return lines
+
+
+def open_pem(path: pathlib.Path, data: bytes) -> tuple[list[x509.Certificate], str]:
+    try:
+        certificates = x509.load_pem_x509_certificates(data)
+    except ValueError:
+        raise ValueError(f"there is no certificate in {path}, or it is damaged") from None
+    if b"PRIVATE KEY-----" not in data:
+        return certificates, "none"
+    try:
+        return certificates, kind_of(serialization.load_pem_private_key(data, None).public_key())
+    except TypeError:
+        return certificates, "yes, encrypted"
+    except (ValueError, UnsupportedAlgorithm):
+        return certificates, "yes, but unreadable"
+
+
+def open_pfx(
+    path: pathlib.Path, data: bytes, passwords: Iterable[str | None]
+) -> tuple[list[x509.Certificate], str]:
+    for password in passwords:
+        with contextlib.suppress(ValueError):
+            pfx = pkcs12.load_pkcs12(data, password.encode() if password else None)
+            break
+    else:
+        raise ValueError(f"wrong password for {path} (or the file is damaged)")
+    entries = [entry for entry in (pfx.cert, *pfx.additional_certs) if entry]
+    return [entry.certificate for entry in entries], kind_of(pfx.key.public_key()) if pfx.key else "none"
+
+
+# ----------------------------------------------------------------------------------------------------------
+# Writing
+# ----------------------------------------------------------------------------------------------------------
+
+
+def save(contents: Mapping[pathlib.Path, bytes], *, force: bool = False) -> None:
+    """Write all the files or none of them, each readable by its owner alone.
+
+    An existing file is an error (FileExistsError) unless `force` is set; then the new one takes its place in one
+    step, so that a server that starts meanwhile reads the old or the new one, never a half. Raises OSError.
+    """
+    written: dict[pathlib.Path, pathlib.Path] = {}
+    try:
+        for path, data in contents.items():
+            place = path.with_name(f".{path.name}.{secrets.token_hex(4)}") if force else path
+            with naming(path):
+                write_new(place, data)
+            written[path] = place
+        for path, place in written.items():
+            with naming(path):
+                os.replace(place, path)
+    except BaseException:  # Ctrl-C too
+        for place in written.values():
+            place.unlink(missing_ok=True)
+        raise
+
+
+def write_new(path: pathlib.Path, data: bytes) -> None:
+    # 0600 from the first instant: a chmod after the writing would come too late for a reader who is waiting.
+    # Windows has no such bits: there the file is as private as the folder that it is in.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags, 0o600)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+    except BaseException:
+        path.unlink()
+        raise
+
+
+@contextlib.contextmanager
+def naming(path: pathlib.Path) -> Iterator[None]:
+    """An error speaks of the file that the user knows, not of the temporary one."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+# ----------------------------------------------------------------------------------------------------------
+# Trusting
+# ----------------------------------------------------------------------------------------------------------
+
+# update-ca-trust passes over what is no authority, so Fedora's line says that this one is to count as one. Linux's
+# Chrome trusts a server's own certificate as a "peer" (P), and stays with the older folder where there is one.
+LINUX = r"""The system (curl, Python, ...) on Debian and Ubuntu:
+    sudo install -m 644 {crt} {debian} && sudo update-ca-certificates
+  take it back:
+    sudo rm {debian} && sudo update-ca-certificates --fresh
+The system on Fedora and Red Hat:
+    (printf '[p11-kit-object-v1]\ntrusted: true\ncertificate-category: authority\n'; cat {crt}) |
+        sudo tee {fedora} > /dev/null && sudo update-ca-trust
+  take it back:
+    sudo rm {fedora} && sudo update-ca-trust
+Chrome and Edge (certutil comes with libnss3-tools or nss-tools), then restart them:
+    mkdir -p {nssdb} && certutil -d sql:{nssdb} -A -t P,, -n {name} -i {crt}
+  take it back:
+    certutil -d sql:{nssdb} -D -n {name}
+  or by hand: chrome://certificate-manager, Local certificates, Custom, Trusted certificates.
+Firefox: open the server's https:// address once, Advanced, accept the risk.
+  take it back: about:preferences#privacy, View Certificates, Servers, Delete.
+Safari: there is none for Linux.
+"""
+
+MACOS = """The system, Safari, Chrome and Edge (macOS asks for your password), then restart them:
+    security add-trusted-cert -r trustRoot -p ssl -p basic -k ~/Library/Keychains/login.keychain-db {crt}
+  take it back:
+    security delete-certificate -t -Z {sha1}
+Firefox 120 and newer trusts what macOS trusts (older: about:config, security.enterprise_roots.enabled).
+  Or open the server's https:// address once, Advanced, accept the risk;
+  take it back: about:preferences#privacy, View Certificates, Servers, Delete.
+"""
+
+WINDOWS = """The system, Chrome and Edge (Windows asks whether you are sure), then restart them:
+    certutil -user -addstore Root {crt}
+  take it back:
+    certutil -user -delstore Root {sha1}
+Firefox 120 and newer trusts what Windows trusts (older: about:config, security.enterprise_roots.enabled).
+  Or open the server's https:// address once, Advanced, accept the risk;
+  take it back: about:preferences#privacy, View Certificates, Servers, Delete.
+Safari: there is none for Windows.
+"""
+
+
+def how_to_trust(certificate: x509.Certificate, crt: pathlib.Path, platform: str = sys.platform) -> str:
+    """How this machine's system and browsers come to trust the certificate in the file `crt`, and to forget it.
+
+    The commands can be pasted. `platform` is what sys.platform says on the machine in question.
+    """
+    windows = platform == "win32"
+    text = WINDOWS if windows else MACOS if platform == "darwin" else LINUX
+    values = {
+        "crt": str(crt),
+        "debian": f"/usr/local/share/ca-certificates/{crt.name}",
+        "fedora": f"/etc/pki/ca-trust/source/{crt.stem}.p11-kit",
+        "name": common_name_of(certificate),
+        "sha1": certificate.fingerprint(hashes.SHA1()).hex(),  # what both keep their certificates under
+    }
+    quoted = {key: subprocess.list2cmdline([v]) if windows else shlex.quote(v) for key, v in values.items()}
+    return text.format(**quoted, nssdb=chrome_database())
+
+
+def chrome_database() -> str:
+    """Where Linux's Chrome looks for certificates: since version 146 in the second place, if not in the first."""
+    places = ("~/.pki/nssdb", "~/.local/share/pki/nssdb")
+    existing = [place for place in places if pathlib.Path(place).expanduser().is_dir()]
+    return (existing or places)[0].replace("~", "$HOME")
+
+
+# ----------------------------------------------------------------------------------------------------------
+# The program
+# ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the user wants, from the questions or from the flags."""
+
+    common_name: str
+    password: str | None
+    out: pathlib.Path
+    names: Sequence[str] = ()
+    days: int = 365
+    rsa: bool = False
+    legacy: bool = False
+    force: bool = False
+
+
+def order_from_questions() -> Order:
+    common_name = ask("Common Name, the name that clients connect to", "localhost", check_common_name)
+    password = ask_new_password()
+    while True:
+        out = ask("Save to", "server.pfx", check_out)
+        existing = [path for path in (out, out.with_suffix(".crt")) if path.exists()]
+        if not existing:
+            return Order(common_name, password, out)
+        if input(f"{existing[0]} exists. Replace it? [y/N]: ").strip().lower() in ("y", "yes"):
+            return Order(common_name, password, out, force=True)
+
+
+def ask(question: str, default: str, check: Callable[[str], Answer]) -> Answer:
+    while True:
+        answer = input(f"{question} [{default}]: ").strip() or default
+        try:
+            return check(answer)
+        except (ValueError, OSError) as error:
+            print(explain(error))
+
+
+def ask_new_password() -> str:
+    while True:
+        password = ask_password("Password: ")
+        if not password:
+            print("The file will hold the private key, so it needs a password (without: --no-password).")
+        elif ask_password("The password again: ") == password:
+            return password
+        else:
+            print("These were two different ones.")
+
+
+def ask_password(question: str) -> str:
+    # getpass on a pipe would warn in three lines that it shows what nobody sees.
+    return getpass.getpass(question) if sys.stdin.isatty() else input(question)
+
+
+def check_out(name: str) -> pathlib.Path:
+    path = pathlib.Path(name).expanduser()
+    if path.suffix.lower() not in (".pfx", ".p12"):
+        raise ValueError(f"the file's name must end in .pfx or .p12, unlike {name!r}")
+    if not path.parent.is_dir():
+        raise ValueError(f"there is no folder {str(path.parent)!r}")
+    if path.is_dir() or path.with_suffix(".crt").is_dir():
+        raise ValueError(f"{name!r} or its .crt is a folder")
+    return path
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (--help tells more)\n")
+
+
+def order_from_flags(arguments: Sequence[str]) -> Order:
+    parser = Parser(
+        prog="cert_tool.py",
+        description="Make a self-signed certificate: NAME.pfx for the server, NAME.crt for who shall trust it.",
+        epilog="Without any flag it asks. cert_tool.py show FILE tells what a .pfx, .pem or .crt holds.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--cn", default="localhost", metavar="NAME", help="Common Name (default: localhost)")
+    add("--san", action="append", default=[], metavar="NAME", help="one more host name or IP address (repeatable)")
+    add("--out", default="server.pfx", metavar="FILE", help="where to save (default: server.pfx)")
+    add_password_flags(parser.add_mutually_exclusive_group()).add_argument(
+        "--no-password", action="store_true", help="leave the private key in the file unencrypted"
+    )
+    add("--days", type=int, default=365, help=f"how long it is valid, 1 to {MAX_DAYS} (default: 365)")
+    add("--rsa", action="store_true", help="an RSA key, for old clients (default: ECDSA P-256)")
+    add("--legacy", action="store_true", help="encrypt so that macOS and Windows Server 2016 can read it")
+    add("--force", action="store_true", help="replace existing files")
+    flags = parser.parse_args(arguments)
+    password = None if flags.no_password else given_password(flags)
+    if password is None and not flags.no_password:
+        raise ValueError("no password: give --password-file or $WSDUAL_PASSWORD, or say --no-password")
+    out = check_out(flags.out)
+    return Order(flags.cn, password, out, flags.san, flags.days, flags.rsa, flags.legacy, flags.force)

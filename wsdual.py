@@ -1,0 +1,1951 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["wsproto>=1.2", "cryptography>=42"]
+# ///
+"""One port that speaks ws, wss, http, https and plain TCP lines.
+
+TLS has to start before the first message, so a server can't ask a client whether it wants
+wss or ws. But it can look: the first bytes of a connection tell, and a *peek* looks at
+them without taking them, so that whoever reads next finds them untouched.
+
+                             first byte
+                          .- 16 ---------> TLS handshake ---> look again, inside TLS
+    accept ---> peek -----+- G, P, H ... -> HTTP: upgrade to WebSocket, or send a file
+                          +- { ----------> native: one line, one message
+                          '- other ------> remember the address, close; next time try TLS
+
+Six kinds of connection come out of it: ws wss http https tcp tcps. An application sees
+none of that. It gets a *peer* and talks to it:
+
+    from wsdual import DualServer, server_context
+
+    def echo(peer):
+        for message in peer:                     # str or bytes, until the peer has closed
+            peer.send(message)
+
+    tls = server_context("server.pfx", "password")
+    with DualServer(("127.0.0.1", 4530), {"/echo": echo}, tls=tls) as server:
+        server.serve_forever()
+
+The module is in the order of a connection's life: accept, peek, remember, wrap, parse,
+talk. Then come the demo applications and the command line: `python wsdual.py --help`.
+
+Threads. The main thread accepts. Each connection has a thread of its own, which alone
+waits for that client and closes its socket. Any thread may send to any peer: that never
+waits. What a client is too slow to take stays in its backlog, and one more thread, the
+Drainer, hands it over as the client makes room. A lock for each connection (Wire.lock)
+keeps them apart, and no thread ever waits for a client while it holds that lock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import binascii
+import contextlib
+import errno
+import getpass
+import io
+import ipaddress
+import json
+import logging
+import math
+import mimetypes
+import os
+import re
+import secrets
+import select
+import selectors
+import signal
+import socket
+import socketserver
+import ssl
+import sys
+import tempfile
+import threading
+import time
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from email.utils import formatdate
+from enum import Enum
+from http import HTTPStatus
+from pathlib import Path
+from types import FrameType
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import h11
+import wsproto.connection as ws
+from wsproto import events
+from wsproto.extensions import Extension, PerMessageDeflate
+from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
+from wsproto.utilities import generate_accept_token
+
+__all__ = ["DualServer", "IpMemory", "Kind", "Limits", "Peer", "PeerGone", "Verdict",
+           "broadcast", "classify", "echo", "server_context"]  # fmt: skip
+
+log = logging.getLogger("wsdual")
+
+
+# ================================================================ what there is, how much
+
+
+class Kind(str, Enum):
+    """The six kinds of connection; each is also the plain string of its name."""
+
+    WS, WSS, HTTP, HTTPS, TCP, TCPS = "ws", "wss", "http", "https", "tcp", "tcps"
+
+
+class Verdict(str, Enum):
+    """What the first bytes of a connection are."""
+
+    TLS, HTTP, NATIVE, UNKNOWN = "tls", "http", "native", "unknown"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Every bound of the server in one place. Sizes in bytes, times in seconds."""
+
+    clients: int = 1000  # connections at once, whatever they do: each costs a thread
+    message: int = 2**20  # one message, after inflating; websockets has the same default
+    header: int = 16 * 1024  # a request's head; Apache allows 8 KiB a line, nginx 32 KiB in all
+    handshake: float = 5.0  # from the first wait to the end of request or first line, TLS included
+    ping: float = 20.0  # a client silent for so long is pinged; silent for as long again: dropped
+    closing: float = 2.0  # for a close frame's answer and the last bytes, each
+
+    @property
+    def backlog(self) -> int:
+        """What may wait for a client that doesn't read, before it is dropped: some messages."""
+        return 2 * self.message + 64 * 1024
+
+
+PEEKED_BYTES = 16  # a TLS record's header has 5, the longest method 7: more tells no more
+RECEIVED_BYTES = 64 * 1024  # at once; a TLS record has at most 16 KiB
+TLS_RECORD = 16 * 1024  # the largest piece that OpenSSL takes or leaves as a whole
+
+
+class Deadline:
+    """A point in time. (A socket's timeout starts anew with each byte; a deadline does not.)"""
+
+    def __init__(self, seconds: float) -> None:
+        self._at = time.monotonic() + seconds
+
+    def left(self) -> float:
+        """Seconds left, at least 0."""
+        return max(0.0, self._at - time.monotonic())
+
+
+class Refused(Exception):
+    """The server won't go on with this client.
+
+    Args: why, a sentence for the client and the log; status, for those who speak HTTP;
+    headers to go with it.
+    """
+
+    def __init__(self, why: str, status: int = 400, headers: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(why)
+        self.status, self.headers = status, headers
+
+
+class PeerGone(ConnectionError):
+    """Raised by Peer.send in the peer's own thread: the client has closed, or was dropped."""
+
+
+# ================================================================ 1. accept
+
+Application = Callable[["Peer"], object]
+
+
+class DualServer(socketserver.ThreadingTCPServer):
+    """A ThreadingTCPServer whose one port answers all six kinds of connection.
+
+    Args:
+        address: (host, port); a host with a colon is IPv6, "::" both families; port 0: any free one.
+        apps: path -> application, for WebSockets; "/" also takes native clients.
+        tls: any ssl.SSLContext, or None for plain only. It may be replaced while the server
+            runs: new connections take the new one. One that requires client certificates
+            makes the server refuse plain connections.
+        detect: "peek", or "trial" for the article's method.
+        memory: seconds that an address is remembered.
+        limits: see Limits.
+        origins: foreign origins whose pages may connect, as "https://example.com".
+        static: a folder whose files are served to HTTP, or None.
+
+    Raises OSError where it can't listen, ValueError for an unknown method of detection.
+    """
+
+    daemon_threads = True
+    block_on_close = False  # or closing would wait for idle clients for ever
+    allow_reuse_address = os.name == "posix"  # on Windows it lets two servers share a port
+    request_queue_size = 1024  # the class's 5 turns a classroom away
+
+    def __init__(
+        self,
+        address: tuple[str, int],
+        apps: Mapping[str, Application],
+        *,
+        tls: ssl.SSLContext | None = None,
+        detect: str = "peek",
+        memory: float = 6.0,
+        limits: Limits | None = None,
+        origins: Iterable[str] = (),
+        static: str | os.PathLike[str] | None = None,
+    ) -> None:
+        if detect not in ("peek", "trial"):
+            raise ValueError(f"detect is 'peek' or 'trial', not {detect!r}")
+        self.apps, self.tls, self.detect = dict(apps), tls, detect
+        self.limits = limits or Limits()
+        self.memory = IpMemory(memory)
+        self.origins = frozenset(origin.lower().rstrip("/") for origin in origins)
+        self.static = None if static is None else Path(static).resolve()
+        self.observers: list[Callable[[dict[str, Any]], None]] = []
+        self.connections: dict[int, Connection] = {}  # guarded by _changed, as are the next two
+        self._last_id = 0
+        self._doormen = 0
+        self._changed = threading.Condition()
+        if ":" in address[0]:
+            self.address_family = socket.AF_INET6
+        super().__init__(address, Connection)
+        self.drainer = Drainer()
+
+    def server_bind(self) -> None:
+        """Bind; on "::" IPv4 clients are welcome too."""
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, self.server_address[0] != "::")
+        super().server_bind()
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept one connection. Out of descriptors or memory: wait a little, don't spin."""
+        try:
+            return super().get_request()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                log.warning("can't accept now: %s", error.strerror)
+                time.sleep(0.1)
+            raise
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Start the connection's thread. Over the limit a doorman's, and past those just close."""
+        with self._changed:
+            full = len(self.connections) + self._doormen >= self.limits.clients
+            if full and self._doormen >= 50:
+                self.shutdown_request(request)
+                return
+            self._doormen += full
+        target = self.turn_away if full else self.process_request_thread
+        try:
+            threading.Thread(target=target, args=(request, client_address), daemon=True).start()
+        except (RuntimeError, MemoryError):  # no more threads: refuse this one, go on
+            log.warning("refused a connection: no thread to be had")
+            with self._changed:
+                self._doormen -= full
+            self.shutdown_request(request)
+
+    def turn_away(self, request: socket.socket, client_address: Any) -> None:
+        """Tell one client too many, if it speaks plain HTTP, that it is one too many."""
+        log.info("turned away, as there are %d clients", self.limits.clients)
+        wire = Wire(request, self)
+        try:
+            if classify(wire.peek(Deadline(1.0))) is Verdict.HTTP:
+                answer = http_response(h11.Connection(h11.SERVER), 503, b"503: too many clients, try later\n")
+                with wire.lock:
+                    wire.put(answer)
+        except OSError:
+            pass
+        finally:
+            wire.close(1.0)
+            with self._changed:
+                self._doormen -= 1
+                self._changed.notify_all()
+
+    def enter(self, connection: Connection) -> int:
+        """Enter a connection in the register and return its number."""
+        with self._changed:
+            self._last_id += 1
+            self.connections[self._last_id] = connection
+            return self._last_id
+
+    def leave(self, connection: Connection) -> None:
+        """Strike a connection off the register."""
+        with self._changed:
+            self.connections.pop(connection.id, None)
+            self._changed.notify_all()
+
+    def tell(self, connection: Connection, step: str, **facts: Any) -> None:
+        """Tell the observers one step of a connection. Never call it while holding a lock."""
+        if self.observers:
+            event = {"type": "event", "id": connection.id, "time": time.time(), "step": step, **facts}
+            for observe in tuple(self.observers):
+                observe(event)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Log the traceback of a fault of this module's own. May be overridden."""
+        log.exception("a fault in the server, with client %s", client_address)
+
+    def server_close(self) -> None:
+        """Stop listening and end every connection: close code 1001, then the axe."""
+        super().server_close()
+        with self._changed:
+            everyone = tuple(self.connections.values())
+        for connection in everyone:
+            connection.go_away()
+        if not self._wait_until_empty(self.limits.closing + 0.5):
+            for connection in everyone:
+                connection.wire.drop("the server ended")
+            self._wait_until_empty(1.0)
+        self.drainer.stop()
+
+    def _wait_until_empty(self, seconds: float) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: not self.connections, seconds)
+
+
+class Connection(socketserver.BaseRequestHandler):
+    """One connection, from its first byte to its last; handle() is its life. Runs in its own thread."""
+
+    server: DualServer
+
+    def setup(self) -> None:
+        """Enter the register; the clock starts."""
+        self.address = plain_address(self.client_address)
+        self.kind: Kind | None = None
+        self.path: str | None = None
+        self.peer: Peer | None = None
+        self.must_use_tls = False
+        self.ended: dict[str, Any] = {}  # why it ended, and the close code where there is one
+        self.deadline = Deadline(self.server.limits.handshake)
+        self.wire = Wire(self.request, self.server)
+        self.id = self.server.enter(self)
+        self.tell("accepted", address="%s:%d" % self.address)
+
+    def handle(self) -> None:
+        """Detect, wrap, parse, talk."""
+        try:
+            verdict = self.detect()
+            if verdict is Verdict.TLS:
+                self.wrap()
+                verdict = classify(self.wire.look(self.deadline))
+            elif self.server.tls is not None and self.server.tls.verify_mode is ssl.CERT_REQUIRED:
+                self.must_use_tls = True
+            if verdict is Verdict.HTTP:
+                self.serve_http()
+            elif verdict is Verdict.NATIVE:
+                self.serve_native()
+            else:
+                raise Refused("neither HTTP nor a native client inside TLS")
+        except Refused as refusal:
+            self.tell("refused", why=str(refusal))
+            self.ended = {"why": str(refusal)}
+        except TimeoutError:
+            self.ended = {"why": f"silent for {self.server.limits.handshake:g} s"}
+        except OSError as error:
+            self.ended = {"why": plain_words(error)}
+
+    def finish(self) -> None:
+        """Close so that the last bytes arrive, and leave the register."""
+        self.wire.close(self.server.limits.closing)
+        self.server.leave(self)
+        self.tell("closed", **(self.ended or {"why": self.wire.gone or "done"}))
+
+    def tell(self, step: str, **facts: Any) -> None:
+        """Tell the observers of this connection's next step."""
+        self.server.tell(self, step, **facts)
+
+    def go_away(self) -> None:
+        """End this connection, as the server ends. Any thread may call it."""
+        if self.peer:
+            self.peer.close(1001, "the server is going away")
+        else:
+            self.wire.drop("the server ended")
+
+    # ------------------------------------------------------------ 2, 3: peek, remember
+
+    def detect(self) -> Verdict:
+        """Say what the client speaks, by the server's method. May be overridden."""
+        return self.detect_by_trial() if self.server.detect == "trial" else self.detect_by_peek()
+
+    def detect_by_peek(self) -> Verdict:
+        """Look at the first bytes without taking them; the memory serves for unknown ones only."""
+        head, since = self.wire.peek(self.deadline), time.perf_counter()
+        verdict = classify(head)
+        self.tell_peeked(head, verdict, since)
+        if verdict is not Verdict.UNKNOWN:
+            return verdict
+        if self.server.tls and self.server.memory.knows(self.address[0]):
+            return Verdict.TLS  # unknown bytes twice: let OpenSSL judge
+        raise self.remember("unknown first bytes")
+
+    def detect_by_trial(self) -> Verdict:
+        """The article's method: read the first message; unreadable means that TLS is due next time."""
+        if self.server.memory.knows(self.address[0]):
+            return Verdict.TLS
+        head, since = self.wire.look(self.deadline), time.perf_counter()
+        verdict = classify(head)
+        self.tell_peeked(head[:PEEKED_BYTES], verdict, since)
+        if verdict in (Verdict.HTTP, Verdict.NATIVE):
+            return verdict
+        raise self.remember("unreadable first message")
+
+    def tell_peeked(self, head: bytes, verdict: Verdict, since: float) -> None:
+        """Tell what was seen, and how long the verdict took."""
+        self.tell("peeked", bytes=head.hex(), verdict=verdict.value,
+                  us=round((time.perf_counter() - since) * 1e6, 1))  # fmt: skip
+
+    def remember(self, why: str) -> Refused:
+        """Remember the client's address; return the refusal."""
+        self.server.memory.remember(self.address[0])
+        self.tell("remembered", ip=self.address[0], seconds=self.server.memory.seconds)
+        return Refused(f"{why}: the address is remembered, next time TLS is tried")
+
+    # ------------------------------------------------------------ 4: wrap
+
+    def wrap(self) -> None:
+        """Speak TLS from here on."""
+        if self.server.tls is None:
+            raise Refused("TLS, but this server has no certificate")
+        since = time.perf_counter()
+        try:
+            self.wire.wrap(self.server.tls, self.deadline)
+        except ssl.SSLError as error:
+            raise Refused(f"no TLS handshake: {plain_words(error)}") from None
+        version, cipher = self.wire.tls or ("", "")
+        self.tell("wrapped", version=version, cipher=cipher,
+                  us=round((time.perf_counter() - since) * 1e6))  # fmt: skip
+
+    # ------------------------------------------------------------ 5: parse
+
+    def serve_http(self) -> None:
+        """Answer one request: an upgrade to WebSocket, a file, or an error. (RFC 9112)"""
+        self.kind = Kind.HTTPS if self.wire.tls else Kind.HTTP
+        http = h11.Connection(h11.SERVER, max_incomplete_event_size=self.server.limits.header)
+        try:
+            request = self.read_request(http)
+            if self.must_use_tls:
+                raise Refused("this server wants a client certificate: use https or wss", 403)
+            if wants_websocket(request):
+                self.serve_websocket(http, request)
+            else:
+                self.serve_file(http, request)
+        except Refused as refusal:
+            body = f"{refusal.status} {HTTPStatus(refusal.status).phrase}: {refusal}\n".encode()
+            with self.wire.lock:
+                self.wire.put(http_response(http, refusal.status, body, refusal.headers))
+            raise
+
+    def read_request(self, http: h11.Connection) -> h11.Request:
+        """Read one request's head, under the deadline."""
+        while True:
+            try:
+                event = http.next_event()
+            except h11.RemoteProtocolError as error:
+                raise Refused(str(error), error.error_status_hint) from None
+            if isinstance(event, h11.Request):
+                return event
+            try:
+                data = self.wire.receive(self.deadline.left())
+            except TimeoutError:
+                raise Refused("the request took too long", 408) from None
+            if not data:
+                raise ConnectionError("closed before the request was complete")
+            http.receive_data(data)
+
+    def serve_websocket(self, http: h11.Connection, request: h11.Request) -> None:
+        """Upgrade (RFC 6455 section 4.2), then talk."""
+        head = check_upgrade(request)
+        app = self.server.apps.get(head.path)
+        if app is None:
+            raise Refused(f"no WebSocket at {head.path[:100]!r}", 404)
+        self.check_origin(head, app)
+        while http.next_event() not in (h11.PAUSED, h11.NEED_DATA):
+            pass  # to the end of the request: what lies behind it are frames
+        deflate, answer = agree_on_deflate(head.extensions, self.server.limits.message)
+        headers = [("Upgrade", "websocket"), ("Connection", "Upgrade"),
+                   ("Sec-WebSocket-Accept", generate_accept_token(head.key).decode())]  # fmt: skip
+        if deflate:
+            headers.append(("Sec-WebSocket-Extensions", answer))
+        switching = h11.InformationalResponse(status_code=101, headers=headers, reason=b"Switching Protocols")
+        with self.wire.lock:
+            self.wire.put(http.send(switching) or b"")
+        self.kind = Kind.WSS if self.wire.tls else Kind.WS
+        self.path = head.path
+        self.tell("upgraded", kind=self.kind.value, path=head.path)
+        self.wire.unread(http.trailing_data[0])
+        self.talk(app, WebSocketPeer(self, deflate))
+
+    def check_origin(self, head: UpgradeRequest, app: Application) -> None:
+        """Keep foreign pages out (RFC 6455 section 10.2), and names that only pretend to be local."""
+        local = is_loopback(self.address[0])
+        if local and not is_loopback(head.host) and head.authority not in {
+            urlsplit(origin).netloc for origin in self.server.origins
+        }:  # fmt: skip
+            # DNS rebinding: evil.example resolves to 127.0.0.1, and its pages call that same-origin.
+            raise Refused(f"a local client asked for {head.authority!r}: allow it with --origin", 403)
+        if getattr(app, "loopback_only", False) and not (local and is_loopback(head.host)):
+            raise Refused("only for clients on this machine", 403)
+        origin = head.origin
+        if origin is None or origin in self.server.origins:
+            return
+        if local and origin in ("null", "file://"):
+            return  # a page opened from the disk
+        if split_port(urlsplit(origin).netloc, origin.startswith("https:")) != split_port(
+            head.authority, self.wire.tls is not None
+        ):
+            raise Refused(f"foreign origin {origin!r}: allow it with --origin {origin}", 403)
+
+    def serve_file(self, http: h11.Connection, request: h11.Request) -> None:
+        """Send a file from the static folder."""
+        if request.method not in (b"GET", b"HEAD"):
+            raise Refused("only GET and HEAD", 405, [("Allow", "GET, HEAD")])
+        path = find_file(self.server.static, origin_form(request))
+        try:
+            file = path.open("rb")
+        except OSError:
+            raise Refused("this file can't be read", 404) from None
+        with file:
+            size = os.fstat(file.fileno()).st_size
+            with self.wire.lock:
+                self.wire.put(http.send(h11.Response(status_code=200, headers=[
+                    ("Content-Type", content_type(path)), ("Content-Length", str(size)), *common_headers()])) or b"")  # fmt: skip
+            while request.method == b"GET" and size > 0 and (data := file.read(min(size, RECEIVED_BYTES))):
+                size -= len(data)
+                with self.wire.lock:
+                    self.wire.put(http.send(h11.Data(data=data)) or b"")
+                self.wire.drain(Deadline(self.server.limits.ping), down_to=4 * RECEIVED_BYTES)
+        self.ended = {"why": "200 OK"}
+
+    def serve_native(self) -> None:
+        """Talk to a native client: the first line comes within the deadline."""
+        self.kind = Kind.TCPS if self.wire.tls else Kind.TCP
+        self.path = "/"
+        peer = LinePeer(self)
+        if self.must_use_tls:
+            peer.close(1008, "this server wants a client certificate: use TLS")
+            raise Refused("a plain client, where a client certificate is wanted")
+        app = self.server.apps.get("/")
+        if app is None:
+            peer.close(1008, "no application for native clients here")
+            raise Refused("no application for native clients")
+        self.talk(app, peer)
+
+    # ------------------------------------------------------------ 6: talk
+
+    def talk(self, app: Application, peer: Peer) -> None:
+        """Run the application to its end, then close."""
+        self.peer = peer
+        try:
+            app(peer)
+            peer.close(1000)
+        except PeerGone as gone:
+            if gone.args[1] is not peer:
+                raise
+        except Exception:
+            log.exception("the application at %s failed, with %s:%d", self.path, *self.address)
+            peer.close(1011, "the application failed")
+        peer.wait_closed()
+        self.ended = peer.ended
+
+
+def plain_address(address: Sequence[Any]) -> tuple[str, int]:
+    """(ip, port) of a socket's address, an IPv4-mapped IPv6 one as the IPv4 one that it is."""
+    ip = ipaddress.ip_address(address[0])
+    return str(getattr(ip, "ipv4_mapped", None) or ip), address[1]
+
+
+def plain_words(error: OSError) -> str:
+    """An error as a short text for the log."""
+    if isinstance(error, ssl.SSLError):
+        return (error.reason or str(error)).replace("_", " ").lower()
+    return error.strerror or str(error) or type(error).__name__
+
+
+# ================================================================ 2. peek
+
+METHODS = tuple(
+    # RFC 9110 section 9, RFC 5789; PRI opens HTTP/2, which deserves an answer too
+    method + b" " for method in b"GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH PRI".split()
+)  # fmt: skip
+
+
+def classify(head: bytes) -> Verdict:
+    """Tell what a connection is from its first bytes: one is enough, more confirm it.
+
+    TLS: a record of type 22, handshake, version 3.x (RFC 8446 section 5.1); what is inside
+    is OpenSSL's to judge. HTTP: the beginning of a method. Native: JSON's opening brace.
+
+    >>> classify(bytes.fromhex("160301"))
+    <Verdict.TLS: 'tls'>
+    """
+    if head[:1] == b"\x16" and head[1:2] in (b"", b"\x03"):
+        return Verdict.TLS
+    if head and any(head.startswith(method) or method.startswith(head) for method in METHODS):
+        return Verdict.HTTP
+    if head[:1] == b"{":
+        return Verdict.NATIVE
+    return Verdict.UNKNOWN
+
+
+# ================================================================ 3. remember
+
+
+class IpMemory:
+    """Addresses, each remembered for some seconds. Any thread may ask.
+
+    Args: seconds that an entry lives; capacity, entries at most (the oldest goes first);
+    clock, a monotonic one, in seconds.
+    """
+
+    def __init__(
+        self, seconds: float = 6.0, capacity: int = 10_000, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.seconds = seconds
+        self._capacity, self._clock = capacity, clock
+        self._lock = threading.Lock()
+        self._expires: dict[str, float] = {}  # in the order of expiry, since all live equally long
+
+    def remember(self, ip: str) -> None:
+        """Remember an address. One that is remembered already keeps its time: nothing renews it."""
+        with self._lock:
+            self._forget_expired()
+            if ip not in self._expires:
+                if len(self._expires) >= self._capacity:
+                    del self._expires[next(iter(self._expires))]
+                self._expires[ip] = self._clock() + self.seconds
+
+    def knows(self, ip: str) -> bool:
+        """Say whether an address is remembered now."""
+        with self._lock:
+            self._forget_expired()
+            return ip in self._expires
+
+    def entries(self) -> list[tuple[str, float]]:
+        """List (address, seconds left), the oldest first."""
+        with self._lock:
+            self._forget_expired()
+            now = self._clock()
+            return [(ip, expires - now) for ip, expires in self._expires.items()]
+
+    def _forget_expired(self) -> None:
+        now = self._clock()
+        while self._expires and next(iter(self._expires.values())) <= now:
+            del self._expires[next(iter(self._expires))]
+
+
+# ================================================================ 4. wrap
+
+
+def server_context(
+    cert: str | os.PathLike[str] | bytes,
+    password: str | None = None,
+    key: str | os.PathLike[str] | None = None,
+    minimum: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2,
+    client_ca: str | os.PathLike[str] | None = None,
+) -> ssl.SSLContext:
+    """Make the TLS settings of a server.
+
+    Args:
+        cert: a .pfx/.p12 or PEM file (leaf first, then intermediates); or a .pfx file's content.
+        password: of the key, where it has one.
+        key: the PEM file of the key, where it isn't in cert.
+        minimum: the lowest TLS version to accept.
+        client_ca: a PEM file; clients must then show a certificate signed by one in it.
+
+    Raises OSError for a file that can't be read, ValueError for one that can't be used.
+    With $SSLKEYLOGFILE set, the standard library writes the session keys there, for Wireshark.
+    """
+    try:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=client_ca)
+    except ssl.SSLError:
+        raise ValueError(f"{client_ca}: no PEM certificate in it") from None
+    context.minimum_version = minimum
+    context.set_alpn_protocols(["http/1.1"])
+    context.options |= ssl.OP_NO_RENEGOTIATION  # so that a write never has to wait for a read
+    if client_ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+    data = cert if isinstance(cert, bytes) else Path(cert).read_bytes()
+    if b"-----BEGIN " in data and not isinstance(cert, bytes):
+        load_pem(context, cert, key, password)
+    else:
+        load_pfx(context, data, password, "this .pfx" if isinstance(cert, bytes) else str(cert))
+    return context
+
+
+def load_pem(
+    context: ssl.SSLContext,
+    cert: str | os.PathLike[str],
+    key: str | os.PathLike[str] | None,
+    password: str | None,
+) -> None:
+    """Load a certificate and its key from PEM files."""
+    if key is not None:
+        Path(key).read_bytes()  # an unreadable file gets its own, clearer error
+    try:
+        context.load_cert_chain(cert, key, password or "")  # no password at all: OpenSSL would ask
+    except (ssl.SSLError, ValueError) as error:
+        reason = getattr(error, "reason", "") or str(error)
+        if "KEY_VALUES_MISMATCH" in reason:
+            raise ValueError(f"{key or cert}: this key doesn't belong to {cert}") from None
+        if b"ENCRYPTED" in Path(key or cert).read_bytes():
+            raise ValueError(f"{key or cert}: the password is wrong") from None
+        raise ValueError(f"{key or cert}: no usable PEM key with its certificate ({reason})") from None
+
+
+def load_pfx(context: ssl.SSLContext, data: bytes, password: str | None, name: str) -> None:
+    """Load a PKCS#12 file's content. OpenSSL reads keys from files only: what is written for it is
+    encrypted, and gone at once."""
+    from cryptography.hazmat.primitives import serialization
+
+    key, chain = read_pfx(data, password, name)
+    secret = secrets.token_urlsafe()
+    pem = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(secret.encode()),
+    )
+    pem += b"".join(certificate.public_bytes(serialization.Encoding.PEM) for certificate in chain)
+    handle, path = tempfile.mkstemp(suffix=".pem")  # readable by its owner alone
+    try:
+        with open(handle, "wb") as file:
+            file.write(pem)
+        context.load_cert_chain(path, password=secret)
+    finally:
+        os.unlink(path)
+
+
+def read_pfx(data: bytes, password: str | None, name: str) -> tuple[Any, list[Any]]:
+    """Return the key of a PKCS#12 file, and its certificates: the leaf, then the intermediates in order."""
+    from cryptography.hazmat.primitives.serialization import pkcs12
+
+    try:
+        bag = pkcs12.load_pkcs12(data, None if password is None else password.encode())
+    except ValueError as error:
+        if "password" in str(error).lower():
+            raise ValueError(f"{name}: the password is wrong") from None
+        raise ValueError(f"{name}: neither a .pfx/.p12 nor a PEM file") from None
+    if bag.key is None or bag.cert is None:
+        raise ValueError(f"{name}: no key with its certificate in it")
+    chain = [bag.cert.certificate]
+    others = [extra.certificate for extra in bag.additional_certs]
+    while issuer := next((c for c in others if c.subject == chain[-1].issuer != c.issuer), None):
+        chain.append(issuer)  # the root itself, issued by itself, need not be sent
+        others.remove(issuer)
+    return bag.key, chain
+
+
+# ================================================================ 5. parse
+
+
+@dataclass(frozen=True)
+class UpgradeRequest:
+    """What matters of a request to upgrade."""
+
+    path: str
+    authority: str  # the Host header: a host, and maybe a port
+    host: str
+    key: bytes
+    origin: str | None
+    extensions: str
+
+
+def header_values(request: h11.Request, name: bytes) -> list[bytes]:
+    """All values of a header; h11 has the names in lower case."""
+    return [value for key, value in request.headers if key == name]
+
+
+def header_tokens(request: h11.Request, name: bytes) -> list[bytes]:
+    """A header's comma-separated words, in lower case."""
+    return [word.strip().lower() for value in header_values(request, name) for word in value.split(b",")]
+
+
+def wants_websocket(request: h11.Request) -> bool:
+    """Say whether this is meant to be an upgrade to WebSocket, well made or not."""
+    return b"websocket" in header_tokens(request, b"upgrade")
+
+
+def check_upgrade(request: h11.Request) -> UpgradeRequest:
+    """Check what RFC 6455 section 4.2.1 demands of the client. Raises Refused."""
+
+    def one(name: str) -> bytes:
+        values = header_values(request, name.lower().encode())
+        if len(values) != 1:
+            raise Refused(f"{name} is missing" if not values else f"more than one {name}")
+        return values[0]
+
+    if request.method != b"GET":
+        raise Refused("a WebSocket upgrade is a GET", 405, [("Allow", "GET")])
+    if request.http_version != b"1.1":
+        raise Refused("a WebSocket upgrade needs HTTP/1.1")
+    if b"upgrade" not in header_tokens(request, b"connection"):
+        raise Refused("an upgrade needs the header Connection: Upgrade")
+    if header_values(request, b"transfer-encoding") or set(header_values(request, b"content-length")) - {b"0"}:
+        raise Refused("a WebSocket upgrade has no body")
+    if one("Sec-WebSocket-Version") != b"13":
+        raise Refused("this server speaks version 13", 426,
+                      [("Sec-WebSocket-Version", "13"), ("Upgrade", "websocket")])  # fmt: skip
+    key = one("Sec-WebSocket-Key")
+    try:
+        if len(base64.b64decode(key, validate=True)) != 16:
+            raise ValueError
+    except (ValueError, binascii.Error):
+        raise Refused("Sec-WebSocket-Key isn't 16 bytes in base64") from None
+    authority = one("Host").decode("latin-1").lower()
+    origin = one("Origin").decode("latin-1").lower() if header_values(request, b"origin") else None
+    extensions = b",".join(header_values(request, b"sec-websocket-extensions")).decode("latin-1")
+    host = split_port(authority)[0]
+    return UpgradeRequest(origin_form(request), authority, host, key, origin, extensions)
+
+
+def split_port(authority: str, tls: bool = False) -> tuple[str, int]:
+    """Split "host:port"; without a port it is the scheme's. Raises Refused. (RFC 9110 section 7.2)"""
+    match = re.fullmatch(r"([a-z0-9._~-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?", authority)
+    if not match:
+        raise Refused(f"a bad Host or Origin: {authority[:100]!r}")
+    return match[1], int(match[2] or (443 if tls else 80))
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether a host name or address is this machine's own by its name: no look-up."""
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    return host == "localhost"
+
+
+def origin_form(request: h11.Request) -> str:
+    """The path that a request's target names, decoded, without its query. Raises Refused."""
+    target = request.target.decode("ascii")
+    if not target.startswith("/"):
+        try:
+            parts = urlsplit(target)
+        except ValueError:
+            raise Refused("a bad target") from None
+        if parts.scheme not in ("http", "https", "ws", "wss") or not parts.netloc:
+            raise Refused("a bad target")
+        target = parts.path or "/"  # absolute form, which servers must accept (RFC 9112 section 3.2.2)
+    return unquote(re.split("[?#]", target)[0], errors="replace")
+
+
+def find_file(folder: Path | None, path: str) -> Path:
+    """Find the file that a path names, and never one outside of the folder. Raises Refused."""
+    if folder is None or "\0" in path or "\\" in path:
+        raise Refused("not found", 404)
+    try:
+        file = (folder / (path.lstrip("/") or "index.html")).resolve()
+        if file.is_relative_to(folder) and file.is_file():
+            return file
+    except (OSError, ValueError, RuntimeError):
+        pass  # a name too long, a loop of links
+    raise Refused("not found", 404)
+
+
+TYPES = mimetypes.MimeTypes()  # the built-in table: some systems' own call .js plain text
+
+
+def content_type(path: Path) -> str:
+    """A file's media type, by its name."""
+    kind = TYPES.guess_type(path.name)[0] or "application/octet-stream"
+    return kind + ("; charset=utf-8" if kind.startswith("text/") or kind.endswith("javascript") else "")
+
+
+def common_headers() -> list[tuple[str, str]]:
+    """What every response carries: one request a connection, no guessing, nothing from elsewhere."""
+    return [
+        ("Date", formatdate(usegmt=True)),
+        ("Connection", "close"),
+        ("Cache-Control", "no-cache"),
+        ("X-Content-Type-Options", "nosniff"),
+        ("Content-Security-Policy", "default-src 'self'; connect-src *; frame-ancestors 'none'; base-uri 'none'"),
+    ]
+
+
+def http_response(
+    http: h11.Connection, status: int, body: bytes, headers: Sequence[tuple[str, str]] = ()
+) -> bytes:
+    """A whole response with a short text."""
+    length = ("Content-Length", str(len(body)))
+    kind = ("Content-Type", "text/plain; charset=utf-8")
+    head = h11.Response(
+        status_code=status, headers=[kind, length, *headers, *common_headers()],
+        reason=HTTPStatus(status).phrase.encode(),
+    )  # fmt: skip
+    return b"".join(http.send(event) or b"" for event in (head, h11.Data(data=body), h11.EndOfMessage()))
+
+
+PARAMETER = re.compile(
+    r'(server_no_context_takeover|client_no_context_takeover)|(server_max_window_bits)="?(8|9|1[0-5])"?'
+    r'|(client_max_window_bits)(?:="?(8|9|1[0-5])"?)?'
+)
+
+
+def agree_on_deflate(offers: str, limit: int) -> tuple[LimitedDeflate | None, str]:
+    """Take the first offer of permessage-deflate that is well made; return it with the answer's header.
+
+    Args: offers, the header Sec-WebSocket-Extensions; limit, bytes in one message. (RFC 7692 section 7.1)
+    """
+    for offer in offers.split(","):
+        name, *parameters = (part.strip() for part in offer.split(";"))
+        names = {parameter.split("=")[0] for parameter in parameters}
+        if (
+            name == PerMessageDeflate.name
+            and all(PARAMETER.fullmatch(parameter) for parameter in parameters)
+            and len(names) == len(parameters)
+        ):
+            extension = LimitedDeflate(limit)
+            answer = extension.accept("; ".join([name, *parameters]).replace('"', ""))
+            if isinstance(answer, str):
+                return extension, "; ".join(filter(None, [name, answer]))
+    return None, ""
+
+
+class LimitedDeflate(PerMessageDeflate):
+    """wsproto's permessage-deflate, with an end to what one message may inflate to.
+
+    It also leaves control frames alone: wsproto's takes one in the middle of a message for its end.
+    """
+
+    SMALL = 256  # bytes; below, compressing costs more than it saves, and 256 KB of zlib's memory
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self._limit, self._in_control_frame = limit, False
+
+    def frame_inbound_header(
+        self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
+    ) -> CloseReason | RsvBits:
+        """Note the kind of frame; a control frame has no bit to spare."""
+        self._in_control_frame = opcode.iscontrol()
+        if self._in_control_frame:
+            return RsvBits(False, False, False)
+        return super().frame_inbound_header(proto, opcode, rsv, payload_length)
+
+    def frame_inbound_payload_data(
+        self, proto: FrameDecoder | FrameProtocol, data: bytes
+    ) -> bytes | CloseReason:
+        """Inflate in steps so small that one can't pass the limit: deflate makes at most 1032 of 1."""
+        if self._in_control_frame:
+            return data
+        step = max(1, self._limit // 1032)
+        inflated = bytearray()
+        for start in range(0, len(data), step):
+            piece = super().frame_inbound_payload_data(proto, data[start : start + step])
+            if isinstance(piece, CloseReason):
+                return piece
+            inflated += piece
+            if len(inflated) > self._limit:
+                return CloseReason.MESSAGE_TOO_BIG
+        return bytes(inflated)
+
+    def frame_inbound_complete(
+        self, proto: FrameDecoder | FrameProtocol, fin: bool
+    ) -> bytes | CloseReason | None:
+        """End a message, but not for a control frame in the midst of it."""
+        return None if self._in_control_frame else super().frame_inbound_complete(proto, fin)
+
+    def frame_outbound(
+        self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, data: bytes, fin: bool
+    ) -> tuple[RsvBits, bytes]:
+        """Compress what is worth it; whoever agreed on deflate also takes plain frames (section 6)."""
+        if len(data) < self.SMALL:
+            return rsv, data
+        return super().frame_outbound(proto, opcode, rsv, data, fin)
+
+
+class MessageLimit(Extension):
+    """The size limit that wsproto lacks, at the one place that sees a frame's length before its bytes."""
+
+    name = "message-limit"  # never offered, never answered: an extension in form only
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._size = limit, 0
+        self._in_control_frame = self._compressed = False
+
+    def enabled(self) -> bool:
+        """Always on."""
+        return True
+
+    def offer(self) -> bool:
+        """Say nothing of it."""
+        return False
+
+    def frame_inbound_header(
+        self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
+    ) -> CloseReason | RsvBits:
+        """Refuse a frame by the length that it claims. (A compressed one is judged as it inflates.)"""
+        self._in_control_frame = opcode.iscontrol()
+        if opcode in (Opcode.TEXT, Opcode.BINARY):
+            self._size, self._compressed = 0, rsv.rsv1
+        if not (self._in_control_frame or self._compressed) and self._size + payload_length > self._limit:
+            return CloseReason.MESSAGE_TOO_BIG
+        return RsvBits(False, False, False)
+
+    def frame_inbound_payload_data(
+        self, proto: FrameDecoder | FrameProtocol, data: bytes
+    ) -> bytes | CloseReason:
+        """Count, after inflating."""
+        if not self._in_control_frame:
+            self._size += len(data)
+            if self._size > self._limit:
+                return CloseReason.MESSAGE_TOO_BIG
+        return data
+
+
+# ================================================================ 6. talk: the wire
+
+if hasattr(select, "poll"):
+    READABLE, WRITABLE = select.POLLIN, select.POLLOUT
+
+    def wait(sock: socket.socket, event: int, seconds: float) -> bool:
+        """Wait until a socket is readable or writable; False where the time is over."""
+        poller = select.poll()
+        poller.register(sock, event)
+        return bool(poller.poll(math.ceil(seconds * 1000)))
+
+else:  # Windows
+    READABLE, WRITABLE = 1, 4
+
+    def wait(sock: socket.socket, event: int, seconds: float) -> bool:
+        """Wait until a socket is readable or writable; False where the time is over."""
+        lists = ([sock], []) if event == READABLE else ([], [sock])
+        return any(select.select(*lists, [], seconds))
+
+
+class Wire:
+    """A client's socket, plain or TLS, that one thread reads and any thread may write to.
+
+    An SSLSocket must never be in two threads at once, and wsproto neither. So:
+
+    - lock guards the socket's recv and send, the backlog and the peer's framing. The socket
+      is non-blocking: under the lock nobody ever waits.
+    - The connection's own thread waits, outside the lock. It alone receives and closes.
+    - put() sends what the kernel takes at once. The rest is the backlog, which the Drainer
+      (or the own thread, in drain) hands over later. So nobody waits for a slow client.
+    """
+
+    def __init__(self, sock: socket.socket, server: DualServer) -> None:
+        sock.setblocking(False)
+        with contextlib.suppress(OSError):  # a client that is gone already
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.sock = sock
+        self.lock = threading.Lock()
+        self.tls: tuple[str, str] | None = None  # version, cipher
+        self.gone: str | None = None  # why nothing more can be sent or received
+        self._server = server
+        self._ahead = b""  # received, but not yet asked for
+        self._backlog = bytearray()
+        self._at_end = False
+
+    # ---- for the connection's own thread
+
+    def peek(self, deadline: Deadline) -> bytes:
+        """Look at the first bytes, without taking them. Raises TimeoutError, OSError.
+
+        One look: MSG_PEEK returns at once as long as a byte is there, so that a loop which
+        waits for more of them would spin.
+        """
+        if not wait(self.sock, READABLE, deadline.left()):
+            raise TimeoutError
+        head = self.sock.recv(PEEKED_BYTES, socket.MSG_PEEK)
+        if not head:
+            self._at_end = True
+            raise ConnectionError("closed without a byte")
+        return head
+
+    def look(self, deadline: Deadline) -> bytes:
+        """Look where there is no peeking: receive, and keep what came for the next receive()."""
+        head = self.receive(deadline.left())
+        if not head:
+            raise ConnectionError("closed without a byte")
+        self.unread(head)
+        return head
+
+    def unread(self, data: bytes) -> None:
+        """Put bytes back, for the next receive()."""
+        self._ahead = bytes(data) + self._ahead
+
+    def wrap(self, context: ssl.SSLContext, deadline: Deadline) -> None:
+        """Do the TLS handshake. Raises TimeoutError, OSError."""
+        # The raw socket is an empty shell from here on: the wrapped one has its descriptor.
+        secure = context.wrap_socket(self.sock, server_side=True, do_handshake_on_connect=False)
+        self.sock = secure
+        while True:
+            with self.lock:
+                try:
+                    secure.do_handshake()
+                    break
+                except ssl.SSLWantReadError:
+                    event = READABLE
+                except ssl.SSLWantWriteError:
+                    event = WRITABLE
+            if not wait(secure, event, deadline.left()):
+                raise TimeoutError
+        self.tls = (secure.version() or "", (secure.cipher() or ("",))[0])
+
+    def receive(self, seconds: float) -> bytes:
+        """Return what has come, or wait for it; b"" at the end. Raises TimeoutError, OSError."""
+        if self._ahead:
+            data, self._ahead = self._ahead, b""
+            return data
+        event, deadline = READABLE, Deadline(seconds)
+        while not self.gone:
+            if not (self._decrypted() or wait(self.sock, event, deadline.left())):
+                raise TimeoutError
+            with self.lock:
+                try:
+                    data = self.sock.recv(RECEIVED_BYTES)
+                except (BlockingIOError, ssl.SSLWantReadError):
+                    event = READABLE  # half a TLS record, say
+                    continue
+                except ssl.SSLWantWriteError:
+                    event = WRITABLE
+                    continue
+            self._at_end = not data
+            return data
+        return b""
+
+    def _decrypted(self) -> int:
+        """How many bytes wait inside OpenSSL, where no poll() sees them."""
+        if self.tls is None:
+            return 0
+        with self.lock:
+            return self.sock.pending()  # type: ignore[attr-defined, no-any-return]
+
+    def drain(self, deadline: Deadline, down_to: int = 0) -> None:
+        """Wait until no more than so many bytes are left to send. Drops a client that takes too long."""
+        while len(self._backlog) > down_to:
+            if not wait(self.sock, WRITABLE, deadline.left()):
+                self.drop("it doesn't read what it is sent")
+            self.flush()
+
+    def close(self, seconds: float) -> None:
+        """End so that the last bytes arrive: close_notify, FIN, and then wait for the client's FIN.
+
+        Closing a socket with unread bytes resets the connection, which can destroy what was just sent.
+        """
+        deadline = Deadline(seconds)
+        with contextlib.suppress(OSError, ValueError):
+            self.sock.setblocking(False)
+            self.drain(deadline)
+            with self.lock:
+                if not self.gone and isinstance(self.sock, ssl.SSLSocket):
+                    with contextlib.suppress(ssl.SSLWantReadError):
+                        self.sock.unwrap()
+            socket.socket.shutdown(self.sock, socket.SHUT_WR)
+            while not (self._at_end or self.gone) and wait(self.sock, READABLE, deadline.left()):
+                self._at_end = not socket.socket.recv(self.sock, RECEIVED_BYTES)
+        with self.lock:
+            self.gone = self.gone or "closed"
+            self.sock.close()
+
+    # ---- for any thread
+
+    def put(self, data: bytes) -> None:
+        """Send, with the lock held; never waits. What can't be sent now joins the backlog."""
+        if self.gone:
+            return
+        waiting = bool(self._backlog)
+        self._backlog += data
+        if not waiting and not self._send_backlog():
+            self._server.drainer.add(self)
+
+    def flush(self) -> bool:
+        """Send what the client takes now; True where nothing is left to wait for."""
+        with self.lock:
+            return self._send_backlog()
+
+    def _send_backlog(self) -> bool:
+        """With the lock held."""
+        try:
+            while self._backlog and not self.gone:
+                # OpenSSL wants a record that it couldn't send again, with at least the same bytes:
+                # the backlog only grows at its end, so the next try has them.
+                with memoryview(self._backlog) as view, view[: TLS_RECORD if self.tls else None] as piece:
+                    sent = self.sock.send(piece)
+                del self._backlog[:sent]
+        except (BlockingIOError, ssl.SSLWantWriteError):
+            return False
+        except OSError as error:
+            self._drop(plain_words(error))
+        return True
+
+    @property
+    def backlog(self) -> int:
+        """Bytes that the client has still to take."""
+        return len(self._backlog)
+
+    def drop(self, why: str) -> None:
+        """Give the client up; its own thread wakes and closes."""
+        with self.lock:
+            self._drop(why)
+
+    def _drop(self, why: str) -> None:
+        """With the lock held."""
+        if not self.gone:
+            self.gone = why
+            self._backlog.clear()
+            with contextlib.suppress(OSError):
+                # Not SSLSocket.shutdown: that forgets TLS, and what is sent after it goes in clear.
+                socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
+
+    def wake(self) -> None:
+        """Make the own thread's wait end, as if the client had sent its last byte."""
+        with self.lock, contextlib.suppress(OSError):
+            if not self.gone:
+                socket.socket.shutdown(self.sock, socket.SHUT_RD)
+
+
+class Drainer:
+    """One thread that sends the backlogs of all clients that are slow, as they make room.
+
+    Its lock guards the set of wires; whoever holds a wire's lock may take it, never the reverse.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._wires: set[Wire] = set()
+        self._stopped = False
+        self._waker, self._wakee = socket.socketpair()
+        self._waker.setblocking(False)
+        self._wakee.setblocking(False)
+        self._thread = threading.Thread(target=self._run, name="drainer", daemon=True)
+        self._thread.start()
+
+    def add(self, wire: Wire) -> None:
+        """Take over a wire's backlog."""
+        with self._lock:
+            self._wires.add(wire)
+        self._wake()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stopped = True
+        self._wake()
+        self._thread.join(1.0)
+        self._waker.close()
+        self._wakee.close()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(OSError):  # a full pipe wakes as well
+            self._waker.send(b"!")
+
+    def _run(self) -> None:
+        while not self._stopped:
+            with self._lock:
+                wires = tuple(self._wires)
+            done = {wire for wire in self._ready(wires) if wire.flush()}
+            with self._lock:
+                self._wires -= done
+                # A wire may have been filled again right after its flush: put() then called
+                # add(), which found it still in the set. Its backlog tells.
+                self._wires |= {wire for wire in done if wire.backlog}
+
+    def _ready(self, wires: Iterable[Wire]) -> list[Wire]:
+        """Wait for room on one of the wires, or for a call to wake up."""
+        # No epoll here: it needs a descriptor of its own, just when there may be none left.
+        with getattr(selectors, "PollSelector", selectors.SelectSelector)() as selector:
+            selector.register(self._wakee, selectors.EVENT_READ)
+            closed = []
+            for wire in wires:
+                try:
+                    selector.register(wire.sock, selectors.EVENT_WRITE, wire)
+                except (ValueError, KeyError):
+                    closed.append(wire)  # its own thread was faster
+            ready = [key.data for key, _ in selector.select(0 if closed else None)]
+            with contextlib.suppress(OSError):
+                self._wakee.recv(4096)
+        return closed + [wire for wire in ready if wire is not None]
+
+
+# ================================================================ 6. talk: the peers
+
+
+class Peer:
+    """The client as an application sees it, whatever the wire.
+
+    Attributes: kind ('ws', 'wss', 'tcp', 'tcps'), address (ip, port), tls (version, cipher) or
+    None, path, name (for the application to set: the monitor shows it).
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection, self.wire, self.server = connection, connection.wire, connection.server
+        assert connection.kind is not None
+        self.kind = connection.kind.value
+        self.address, self.tls, self.path = connection.address, connection.wire.tls, connection.path
+        self.name: str | None = None
+        self.ended: dict[str, Any] = {}
+        self._limits = self.server.limits
+        self._thread = threading.get_ident()
+        self._closing: Deadline | None = None  # set once we have said goodbye
+        self._stream = self._all_messages()
+
+    def __iter__(self) -> Iterator[str | bytes]:
+        """The client's messages, until it has closed. For the peer's own thread. A second loop
+        goes on where the first one was left."""
+        return self._stream
+
+    def _all_messages(self) -> Iterator[str | bytes]:
+        while data := self._receive():
+            yield from self._messages(data)
+
+    def send(self, message: str | bytes) -> bool:
+        """Send one message. Any thread may; it never interleaves with another.
+
+        In the peer's own thread it waits while the client has much left to read. In any other
+        thread it never waits: a client whose backlog is full is dropped.
+
+        Returns whether the message was taken: False where the client is gone. In the peer's own
+        thread that raises PeerGone, so that an application which only sends ends too. Raises
+        ValueError for what this wire can't carry (a native client's line holds no newline).
+        """
+        own = threading.get_ident() == self._thread
+        if own:
+            self._make_room()
+        taken = self._post(self._encode, message)
+        if own and not taken:
+            raise PeerGone(self.wire.gone or "closed", self)
+        return taken
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """Say goodbye; the loop over the peer's messages then ends. Any thread may.
+
+        Args: code, a close code that may be sent (RFC 6455 section 7.4); reason, at most 123
+        bytes of UTF-8, the rest is cut off. Raises ValueError for another code.
+        """
+        if not (1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999):
+            raise ValueError(f"{code} is no close code that can be sent")
+        with self.wire.lock:
+            if self._closing is None:
+                self._closing = Deadline(self._limits.closing)
+                self.ended = {"code": code, "why": reason or "closed by the server"}
+                self.wire.put(self._encode_close(code, reason))
+                closed_here = True
+            else:
+                closed_here = False
+        if closed_here:
+            self._said_goodbye()
+
+    def tell(self, step: str, **facts: Any) -> None:
+        """Tell the observers a step of the application's, as 'login'."""
+        self.connection.tell(step, **facts)
+
+    @property
+    def backlog(self) -> int:
+        """Bytes that the client has still to take."""
+        return self.wire.backlog
+
+    def _post(self, encode: Callable[[Any], bytes], message: Any) -> bool:
+        """Send what encode makes of a message, and never wait."""
+        with self.wire.lock:
+            if self._closing or self.wire.gone:
+                return False
+            if self.wire.backlog > self._limits.backlog:
+                self.wire._drop("its backlog is full: it doesn't read what it is sent")
+                return False
+            self.wire.put(encode(message))
+            return True
+
+    def _make_room(self) -> None:
+        """Own thread: who doesn't read isn't read either."""
+        if self.wire.backlog > self._limits.message:
+            self.wire.drain(Deadline(self._limits.ping), down_to=self._limits.message)
+
+    def _receive(self) -> bytes:
+        """Own thread: the next bytes, b"" where there will be none. Looks after dead clients."""
+        self._make_room()
+        pinged = False
+        while self._closing is None or self._closing.left():
+            try:
+                data = self.wire.receive(self._closing.left() if self._closing else self._patience())
+            except TimeoutError:
+                if self._closing is None:
+                    self._ask_for_life(pinged)
+                pinged = True
+            except OSError as error:
+                self.wire.drop(plain_words(error))
+            else:
+                if not data and not self.ended:
+                    self.ended = self._ended_without_goodbye()
+                return data
+        return b""
+
+    def _ended_without_goodbye(self) -> dict[str, Any]:
+        return {"why": self.wire.gone or "closed by the client"}
+
+    def wait_closed(self) -> None:
+        """Own thread: after close(), read on until the client has closed too, but not for long."""
+        for _ in self:
+            pass
+
+    # What depends on the wire:
+
+    def _messages(self, data: bytes) -> Iterator[str | bytes]:
+        raise NotImplementedError
+
+    def _encode(self, message: str | bytes) -> bytes:
+        raise NotImplementedError
+
+    def _encode_close(self, code: int, reason: str) -> bytes:
+        raise NotImplementedError
+
+    def _said_goodbye(self) -> None:
+        """After the last bytes were posted."""
+
+    def _patience(self) -> float:
+        """Seconds to wait for the next bytes."""
+        return self._limits.ping
+
+    def _ask_for_life(self, again: bool) -> None:
+        """The client has been silent for so long; again: since it was asked, too."""
+        raise NotImplementedError
+
+
+class WebSocketPeer(Peer):
+    """A peer behind WebSocket frames (RFC 6455), which wsproto reads and writes."""
+
+    def __init__(self, connection: Connection, deflate: LimitedDeflate | None) -> None:
+        super().__init__(connection)
+        extensions: list[Extension] = [deflate] if deflate else []
+        extensions.append(MessageLimit(self._limits.message))
+        self._ws = ws.Connection(ws.ConnectionType.SERVER, extensions)  # guarded by the wire's lock
+        self._pieces: io.StringIO | io.BytesIO | None = None  # of a message that isn't complete
+
+    def _messages(self, data: bytes) -> Iterator[str | bytes]:
+        """Read, events, write: take the bytes apart and answer what wants an answer."""
+        with self.wire.lock:
+            if self._ws.state not in (ws.ConnectionState.OPEN, ws.ConnectionState.LOCAL_CLOSING):
+                return
+            self._ws.receive_data(data)
+        found = self._ws.events()
+        while True:
+            with self.wire.lock:  # one event at a time: a compressed one can be large
+                event = next(found, None)
+            if event is None:
+                return
+            if isinstance(event, events.Message):
+                message = self._complete(event)
+                if message is not None and self._closing is None:
+                    yield message
+            elif isinstance(event, events.Ping):
+                self._make_room()
+                self._post(self._ws.send, event.response())
+            elif isinstance(event, events.CloseConnection):
+                self._answer_close(event)
+
+    def _complete(self, event: events.Message) -> str | bytes | None:
+        """Put a message's pieces together; None until the last has come."""
+        if self._pieces is None:
+            if event.message_finished:
+                return event.data
+            self._pieces = io.StringIO() if isinstance(event.data, str) else io.BytesIO()
+        self._pieces.write(event.data)
+        if not event.message_finished:
+            return None
+        message, self._pieces = self._pieces.getvalue(), None
+        return message
+
+    def _answer_close(self, event: events.CloseConnection) -> None:
+        """The client closes, or broke the protocol: then it is told so."""
+        with self.wire.lock:
+            theirs = self._ws.state is not ws.ConnectionState.OPEN
+            if self._closing is None:
+                self.ended = {"code": int(event.code), "why": event.reason or "closed by the client"}
+                self._closing = Deadline(self._limits.closing)
+                answer = event.response() if theirs else replace_reason(event)
+                self.wire.put(self._ws.send(answer))
+            # Nothing more is read from this client, so its close() need not wait.
+            self._closing = Deadline(0)
+
+    def _encode(self, message: str | bytes) -> bytes:
+        return self._ws.send(events.TextMessage(data=message) if isinstance(message, str)
+                             else events.BytesMessage(data=message))  # fmt: skip
+
+    def _encode_close(self, code: int, reason: str) -> bytes:
+        return self._ws.send(events.CloseConnection(code=code, reason=reason or None))
+
+    def _ended_without_goodbye(self) -> dict[str, Any]:
+        return {"code": 1006, "why": self.wire.gone or "closed without a close frame"}
+
+    def _ask_for_life(self, again: bool) -> None:
+        if again:
+            self.wire.drop("silent: no answer to a ping")
+        self._post(self._ws.send, events.Ping())
+
+
+def replace_reason(failure: events.CloseConnection) -> events.CloseConnection:
+    """What a client is told that broke the protocol: wsproto's code, in words that help."""
+    words = {CloseReason.MESSAGE_TOO_BIG: "message too big"}
+    return events.CloseConnection(failure.code, words.get(CloseReason(failure.code), failure.reason))
+
+
+class LinePeer(Peer):
+    """A native peer: each line is a message, in UTF-8."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection)
+        self._lines = LineBuffer(self._limits.message)
+        self._first = True
+        keep_alive(self.wire.sock, self._limits.ping)
+
+    def _messages(self, data: bytes) -> Iterator[str | bytes]:
+        try:
+            for line in self._lines.feed(data):
+                self._first = False
+                if self._closing is None:
+                    yield line
+        except ValueError as error:
+            self.tell("refused", why=str(error))
+            self.close(1007, str(error))
+
+    def _encode(self, message: str | bytes) -> bytes:
+        line = message.encode() if isinstance(message, str) else bytes(message)
+        if b"\n" in line:
+            raise ValueError("a native client's message is a line: no newline in it")
+        return line + b"\n"
+
+    def _encode_close(self, code: int, reason: str) -> bytes:
+        """There is no close frame here: where it matters, a last line says why."""
+        return b"" if code == 1000 else self._encode(say("error", reason=reason))
+
+    def _said_goodbye(self) -> None:
+        self.wire.wake()
+
+    def _patience(self) -> float:
+        """The first line has a deadline; after that TCP keep-alive watches."""
+        return self.connection.deadline.left() if self._first else self._limits.ping
+
+    def _ask_for_life(self, again: bool) -> None:
+        if self._first:
+            self.close(1008, "no line came in time")
+
+
+class LineBuffer:
+    """Bytes in, lines out: no socket, no thread.
+
+    Args: limit, bytes in one line.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._buffer = limit, bytearray()
+
+    def feed(self, data: bytes) -> Iterator[str]:
+        """Yield the lines that are complete. Raises ValueError for one too long, or not UTF-8."""
+        searched = len(self._buffer)
+        self._buffer += data
+        start = 0
+        while (end := self._buffer.find(b"\n", max(start, searched))) >= 0:
+            line = bytes(self._buffer[start:end]).removesuffix(b"\r")
+            start = end + 1
+            if len(line) > self._limit:
+                raise ValueError(f"a line has at most {self._limit} bytes")
+            try:
+                text = line.decode()
+            except UnicodeDecodeError:
+                raise ValueError("a line is text in UTF-8") from None
+            yield text
+        del self._buffer[:start]
+        if len(self._buffer) > self._limit + 1:
+            raise ValueError(f"a line has at most {self._limit} bytes")
+
+
+def keep_alive(sock: socket.socket, seconds: float) -> None:
+    """Let TCP find out whether a silent client still lives."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in (("TCP_KEEPIDLE", seconds), ("TCP_KEEPINTVL", max(1, seconds / 4)), ("TCP_KEEPCNT", 4)):
+            if hasattr(socket, name):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), max(1, int(value)))
+
+
+def broadcast(peers: Iterable[Peer], message: str | bytes) -> None:
+    """Send one message to many. It is framed once, and waits for none of them: who is gone is
+    passed over, who doesn't read is dropped."""
+    framed: dict[type[Peer], bytes] = {}
+    for peer in peers:
+        kind = type(peer)
+        if kind not in framed:
+            framed[kind] = frame_for(kind, message)
+        peer._post(lambda ready: ready, framed[kind])
+
+
+def frame_for(kind: type[Peer], message: str | bytes) -> bytes:
+    """A message as any peer of a kind takes it: for WebSockets an uncompressed frame, which whoever
+    agreed on deflate takes as well (RFC 7692 section 6)."""
+    if issubclass(kind, WebSocketPeer):
+        blank = FrameProtocol(client=False, extensions=[])
+        return bytes(blank.send_data(message))
+    return LinePeer._encode(None, message)  # type: ignore[arg-type]
+
+
+# ================================================================ the demo applications
+
+
+def say(type: str, **fields: Any) -> str:
+    """A JSON object as the chat and the monitor speak it."""
+    return json.dumps({"type": type, **fields}, ensure_ascii=False, separators=(",", ":"))
+
+
+def echo(peer: Peer) -> None:
+    """Send every message back."""
+    for message in peer:
+        peer.send(message)
+
+
+class Chat:
+    """A room: who logs in hears what is said. One object serves all peers, each in its thread.
+
+    The lock guards the users. It is held while a message goes out, so that all hear the same
+    order; that is short, since a broadcast waits for nobody.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users: dict[str, Peer] = {}
+
+    def __call__(self, peer: Peer) -> None:
+        """Serve one peer."""
+        try:
+            for message in peer:
+                try:
+                    self._answer(peer, read_json(message))
+                except ValueError as error:
+                    peer.send(say("error", reason=str(error)))
+        finally:
+            self._leave(peer)
+
+    def _answer(self, peer: Peer, request: dict[str, Any]) -> None:
+        actions = {"login": self._login, "say": self._say, "who": self._who}
+        action = actions.get(request["type"]) if isinstance(request.get("type"), str) else None
+        if action is None:
+            raise ValueError("type is one of: login, say, who")
+        if peer.name is None and action != self._login:
+            raise ValueError('log in first: {"type":"login","name":"..."}')
+        action(peer, request)
+
+    def _login(self, peer: Peer, request: dict[str, Any]) -> None:
+        name = request.get("name")
+        if peer.name is not None:
+            raise ValueError(f"you are logged in already, as {peer.name}")
+        if not isinstance(name, str) or not 1 <= len(name) <= 32 or not name.isprintable() or name.strip() != name:
+            raise ValueError("a name has 1 to 32 printable characters, and no blank at its ends")
+        with self._lock:
+            if name in self._users:
+                raise ValueError(f"the name {name} is in use")
+            broadcast(self._users.values(), say("joined", name=name, kind=peer.kind))
+            self._users[name] = peer
+            peer.name = name
+            broadcast([peer], say("welcome", name=name, kind=peer.kind, users=self._list()))
+        peer.tell("login", name=name)
+
+    def _say(self, peer: Peer, request: dict[str, Any]) -> None:
+        text, to = request.get("text"), request.get("to")
+        if not isinstance(text, str) or not text or any(map(is_control, text)):
+            raise ValueError("text is a string, not empty, with no control characters but newline and tab")
+        with self._lock:
+            if "to" not in request:
+                broadcast(self._users.values(), say("said", **{"from": peer.name}, text=text))
+            elif not isinstance(to, str) or to not in self._users:
+                raise ValueError(f"no such user: {to if isinstance(to, str) else 'to is a name'}"[:80])
+            else:
+                both = {peer: None, self._users[to]: None}
+                broadcast(both, say("said", **{"from": peer.name}, to=to, text=text))
+
+    def _who(self, peer: Peer, request: dict[str, Any]) -> None:
+        with self._lock:
+            users = self._list()
+        peer.send(say("users", users=users))
+
+    def _list(self) -> list[dict[str, str]]:
+        return [{"name": name, "kind": user.kind} for name, user in self._users.items()]
+
+    def _leave(self, peer: Peer) -> None:
+        with self._lock:
+            if peer.name is not None and self._users.pop(peer.name, None):
+                broadcast(self._users.values(), say("left", name=peer.name))
+
+
+def is_control(character: str) -> bool:
+    """Say whether a terminal could take a character for a command, or UTF-8 can't carry it."""
+    return unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t"
+
+
+def read_json(message: str | bytes) -> dict[str, Any]:
+    """One JSON object. Raises ValueError, in words for the client."""
+    if not isinstance(message, str):
+        raise ValueError("text messages only")
+    try:
+        value = json.loads(message)
+    except (ValueError, RecursionError):
+        raise ValueError("this isn't JSON") from None
+    if not isinstance(value, dict):
+        raise ValueError("this isn't a JSON object")
+    return value
+
+
+class Monitor:
+    """The server's window: tells its watchers each step of each connection.
+
+    The lock guards the watchers. Whoever holds it may take the register's lock and a watcher's
+    wire's; tell() is never called with one of those held.
+    """
+
+    loopback_only = True  # it shows what users write
+    PATIENCE = 256 * 1024  # bytes that a slow watcher may have waiting before events pass it by
+
+    def __init__(self, server: DualServer) -> None:
+        self._server = server
+        self._lock = threading.Lock()
+        self._watchers: dict[Peer, int] = {}  # peer -> events that it has missed
+
+    def __call__(self, peer: Peer) -> None:
+        """Serve one watcher."""
+        with self._lock:
+            broadcast([peer], self.snapshot())
+            if not self._watchers:
+                self._server.observers.append(self.observe)
+            self._watchers[peer] = 0
+        try:
+            for _ in peer:
+                pass
+        finally:
+            with self._lock:
+                del self._watchers[peer]
+                if not self._watchers:
+                    self._server.observers.remove(self.observe)
+
+    def snapshot(self) -> str:
+        """How things stand now."""
+        server = self._server
+        clients = [
+            {
+                "id": connection.id,
+                "kind": peer.kind,
+                "address": "%s:%d" % peer.address,
+                "path": peer.path,
+                "name": peer.name,
+                "tls": " ".join(peer.tls) if peer.tls else None,
+            }
+            for connection in tuple(server.connections.values())
+            if (peer := connection.peer)
+        ]
+        memory = [{"ip": ip, "seconds_left": round(left, 1)} for ip, left in server.memory.entries()]
+        return say("snapshot", detect=server.detect, clients=clients, memory=memory)
+
+    def observe(self, event: dict[str, Any]) -> None:
+        """Pass an event on; who is slow misses it, and is told how many it has missed."""
+        message = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
+        with self._lock:
+            for peer, missed in self._watchers.items():
+                if peer.backlog > self.PATIENCE:
+                    self._watchers[peer] = missed + 1
+                    continue
+                if missed:
+                    broadcast([peer], say("missed", events=missed))
+                    self._watchers[peer] = 0
+                broadcast([peer], message)
+
+
+# ================================================================ the command line
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; return its exit status."""
+    options = parse_arguments(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    signal.signal(signal.SIGTERM, end_the_program)
+    try:
+        tls, about = prepare_tls(options)
+        server = make_server(options, tls)
+    except (OSError, ValueError, OverflowError, ImportError) as error:
+        print(f"wsdual: {explain(error, options)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    if not options.no_pin and (pinned := hold_to_one_core()):
+        about.append(pinned)
+    with server:
+        introduce(server, about)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    return 0
+
+
+def end_the_program(number: int, frame: FrameType | None) -> None:
+    """Treat SIGTERM as Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The flags."""
+    parser = argparse.ArgumentParser(
+        prog="wsdual", description="One port that speaks ws, wss, http, https and plain TCP lines."
+    )
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="where to listen (127.0.0.1); '::' for IPv6 and IPv4")
+    add("--port", type=number(int, 0, 65535), default=4530, help="(4530); 0: any free one")
+    add("--cert", help=".pfx/.p12 or PEM file (a throw-away self-signed one)")
+    add("--key", help="the PEM file of the key, where it isn't in --cert")
+    add("--password-file", help="file with the key's password (else $WSDUAL_PASSWORD, else asked)")
+    add("--detect", choices=("peek", "trial"), default="peek", help="how TLS is told from plain (peek)")
+    add("--memory", type=number(float, 0, 86400), default=6.0, help="seconds to remember an address (6)")
+    add("--app", choices=("chat", "echo"), default="chat", help="what / and native clients get (chat)")
+    add("--tls-min", choices=("1.2", "1.3"), default="1.2", help="the lowest TLS version (1.2)")
+    add("--client-ca", help="PEM file: require client certificates signed by it; no plain connections")
+    add("--origin", action="append", default=[], help="allow pages from this origin too (repeatable)")
+    add("--max-clients", type=number(int, 1, 10**6), default=Limits.clients, help="at once (1000)")
+    add("--max-message", type=number(int, 1, 2**31), default=Limits.message, help="bytes (1048576)")
+    add("--handshake-timeout", type=number(float, 0.1, 3600), default=Limits.handshake, help="seconds (5)")
+    add("--ping-interval", type=number(float, 0.1, 86400), default=Limits.ping, help="seconds (20)")
+    add("--static", default=str(Path(__file__).parent / "static"), help="the page's folder (beside the module)")
+    add("--no-pin", action="store_true", help="don't hold the process to one core")
+    add("-v", "--verbose", action="store_true", help="tell every step of every connection")
+    return parser.parse_args(arguments)
+
+
+def number(kind: Callable[[str], float], low: float, high: float) -> Callable[[str], float]:
+    """A flag's type: a number in a range."""
+
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text!r} isn't a number from {low:g} to {high:g}")
+        return value
+
+    return parse
+
+
+def hold_to_one_core() -> str | None:
+    """Keep this process on one of its cores, where that pays; return a line that says so.
+
+    Threads that share a GIL run one at a time anyway. Spread over cores they also hand the lock
+    from core to core, which costs more than the work: 50 busy connections got twice as far on one.
+    """
+    has_gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+    if not has_gil or not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2:
+        return None
+    core = secrets.choice(sorted(os.sched_getaffinity(0)))
+    os.sched_setaffinity(0, {core})
+    return f"held to core {core}, where its threads don't contend (--no-pin against it)"
+
+
+def prepare_tls(options: argparse.Namespace) -> tuple[ssl.SSLContext, list[str]]:
+    """The TLS settings, and lines that tell the certificate."""
+    cert: str | bytes
+    password: str | None = None
+    if options.cert is None:
+        if options.key:
+            raise ValueError("--key goes with --cert")
+        import cert_tool
+
+        made = cert_tool.make_certificate("localhost", [] if options.host in ("::", "0.0.0.0") else [options.host])
+        cert = cert_tool.pfx_bytes(*made, None)
+    else:
+        cert = options.cert
+        password = find_password(options)
+    minimum = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}[options.tls_min]
+    context = server_context(cert, password, options.key, minimum, options.client_ca)
+    return context, describe_certificate(cert, password)
+
+
+def find_password(options: argparse.Namespace) -> str | None:
+    """The key's password: from the file, the environment, or the terminal; None where it has none."""
+    if not needs_password(Path(options.cert), options.key and Path(options.key)):
+        return None
+    if options.password_file:
+        return Path(options.password_file).read_text(encoding="utf-8").rstrip("\r\n")
+    if "WSDUAL_PASSWORD" in os.environ:
+        return os.environ["WSDUAL_PASSWORD"]
+    if not sys.stdin.isatty():
+        raise ValueError(f"{options.key or options.cert} has a password: give --password-file or $WSDUAL_PASSWORD")
+    return getpass.getpass(f"Password of {options.key or options.cert}: ")
+
+
+def needs_password(cert: Path, key: Path | None) -> bool:
+    """Say whether the key in a file is encrypted."""
+    data = (key or cert).read_bytes()
+    if b"-----BEGIN " in data:
+        return b"ENCRYPTED" in data
+    try:
+        read_pfx(data, None, "")
+    except ValueError as error:
+        return "password" in str(error)
+    return False
+
+
+def describe_certificate(cert: str | bytes, password: str | None) -> list[str]:
+    """A certificate's subject, expiry and SHA-256, as lines to print."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
+
+    data = cert if isinstance(cert, bytes) else Path(cert).read_bytes()
+    leaf = x509.load_pem_x509_certificate(data) if b"-----BEGIN " in data else read_pfx(data, password, "")[1][0]
+    return [
+        f"certificate  {leaf.subject.rfc4514_string()}, until {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
+        + (", self-signed, thrown away at the end" if isinstance(cert, bytes) else ""),
+        f"SHA-256      {leaf.fingerprint(hashes.SHA256()).hex(':').upper()}",
+    ]
+
+
+def make_server(options: argparse.Namespace, tls: ssl.SSLContext) -> DualServer:
+    """The server that the flags describe."""
+    limits = Limits(
+        clients=options.max_clients,
+        message=options.max_message,
+        handshake=options.handshake_timeout,
+        ping=options.ping_interval,
+    )
+    chat = Chat()
+    apps: dict[str, Application] = {"/": chat if options.app == "chat" else echo, "/chat": chat, "/echo": echo}
+    server = DualServer(
+        (options.host, options.port), apps, tls=tls, detect=options.detect, memory=options.memory,
+        limits=limits, origins=options.origin, static=options.static,
+    )  # fmt: skip
+    server.apps["/monitor"] = Monitor(server)
+    if options.verbose:
+        server.observers.append(log_event)
+    return server
+
+
+def log_event(event: dict[str, Any]) -> None:
+    """Print one event as a line."""
+    facts = {key: value for key, value in event.items() if key not in ("type", "id", "time", "step")}
+    log.info("#%d %s %s", event["id"], event["step"], " ".join(f"{key}={value}" for key, value in facts.items()))
+
+
+def introduce(server: DualServer, about: Iterable[str]) -> None:
+    """Print what works now."""
+    host, port = server.server_address[:2]
+    host = {"::": "::1", "0.0.0.0": "127.0.0.1"}.get(str(host), str(host))
+    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    lines = [
+        f"wsdual: one port, {place}, for all of these (--detect {server.detect})",
+        f"browser      http://{place}/   https://{place}/",
+        f"WebSocket    ws://{place}/   wss://{place}/   (/chat, /echo, /monitor)",
+        f"plain lines  nc {host} {port}",
+        f"TLS lines    openssl s_client -quiet -connect {place}",
+        '             then type: {"type":"login","name":"ann"}',
+        *about,
+        "Ctrl-C ends it.",
+    ]
+    print("\n".join(lines), flush=True)
+
+
+def explain(error: Exception, options: argparse.Namespace) -> str:
+    """What is wrong, and what to do, in one line."""
+    if isinstance(error, ImportError):
+        return f"no {error.name}: install the requirements, or give --cert where cert_tool.py isn't there"
+    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+        return f"port {options.port} on {options.host} is in use: end the other program, or give another --port"
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError):
+        return f"can't listen on {options.host} port {options.port}: {error.strerror or error}"
+    return str(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
