@@ -14,9 +14,9 @@ which names that key may answer for, and carries a signature that the client bel
 Usually an authority signs, and every browser comes with a list of authorities. A certificate made here signs
 itself, so each client has to be told once to trust it; the program prints how, and how to take that back.
 
-It is marked as no authority (CA:FALSE), though many recipes do the opposite. An authority on your list can speak
-for any site in the world, so its key is a danger to whoever trusts it. This one speaks for its own names only.
-And it is what works: Firefox refuses an authority's certificate as a server's.
+It says of itself that it is no authority (CA:FALSE), though many recipes do the opposite. Whom you trust as
+an authority can speak for any site in the world; this one speaks for its own names only. And Firefox accepts
+nothing else here: an authority's certificate can't be a server's.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NoReturn, TypeVar
 
 try:
@@ -54,14 +53,18 @@ except ImportError as missing:
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 Answer = TypeVar("Answer")
 
+UNREADABLE = (
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
 STANDARD_NAMES = ("localhost", "127.0.0.1", "::1")
 MAX_DAYS = 825  # Apple's systems trust no server certificate that is valid for longer (since macOS 10.15)
 MAX_COMMON_NAME = 64  # bytes: RFC 5280 appendix A.1, ub-common-name
-CLOCK_SKEW = datetime.timedelta(hours=1)  # a client whose clock is a little slow must not see a future certificate
+CLOCK_SKEW = datetime.timedelta(hours=1)  # or it would not be valid yet for a client whose clock is slow
 
-# ----------------------------------------------------------------------------------------------------------
-# Making
-# ----------------------------------------------------------------------------------------------------------
+# --- Making -----------------------------------------------------------------------------------------------
 
 
 def make_certificate(
@@ -70,12 +73,13 @@ def make_certificate(
     """Make a private key and a self-signed server certificate for it (RFC 5280).
 
     It is good for `common_name` (where that is a host name or an IP address), localhost, 127.0.0.1, ::1 and
-    `names`, for `days` days (1 to 825). The key is ECDSA P-256, or 2048-bit RSA for clients that know no other.
+    `names`, for `days` days (1 to 825). The key is ECDSA P-256, or 2048-bit RSA for clients that need it.
     Raises ValueError, saying what is wrong with which argument.
     """
     if not 1 <= days <= MAX_DAYS:
         raise ValueError(f"days must be 1 to {MAX_DAYS} (Apple's systems trust nothing longer), not {days}")
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, check_common_name(common_name))])
+    alternatives = alternative_names(common_name, names)
     key = new_private_key(rsa)
     start = datetime.datetime.now(datetime.timezone.utc) - CLOCK_SKEW
     builder = (
@@ -87,41 +91,22 @@ def make_certificate(
         .not_valid_before(start)
         .not_valid_after(start + datetime.timedelta(days=days))
     )
-    for extension, critical in server_extensions(key, alternative_names(common_name, names)):
+    for extension, critical in server_extensions(key, alternatives):
         builder = builder.add_extension(extension, critical)
     return key, builder.sign(key, hashes.SHA256())
 
 
-def new_private_key(use_rsa: bool) -> PrivateKey:
-    return rsa.generate_private_key(65537, 2048) if use_rsa else ec.generate_private_key(ec.SECP256R1())
-
-
-def server_extensions(
-    key: PrivateKey, names: Sequence[x509.GeneralName]
-) -> list[tuple[x509.ExtensionType, bool]]:
-    """What a client checks in a server's certificate (RFC 5280 section 4.2); True: not to be ignored."""
-    usage = x509.KeyUsage(
-        digital_signature=True,
-        key_encipherment=isinstance(key, rsa.RSAPrivateKey),  # the RSA key exchange of clients before TLS 1.3
-        content_commitment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=False,
-        crl_sign=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-    return [
-        (x509.SubjectAlternativeName(names), False),  # browsers look here only, never at the Common Name
-        (x509.BasicConstraints(ca=False, path_length=None), True),
-        (usage, True),
-        (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False),
-        (x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False),
-    ]
+def check_common_name(name: str) -> str:
+    if not name:
+        raise ValueError("the Common Name must not be empty")
+    if not name.isprintable():
+        raise ValueError(f"the Common Name {name!r} has characters that can't be printed")
+    if len(name.encode()) > MAX_COMMON_NAME:
+        raise ValueError(f"the Common Name has {len(name.encode())} bytes, X.509 allows {MAX_COMMON_NAME}")
+    return name
 
 
 def alternative_names(common_name: str, names: Sequence[str]) -> list[x509.GeneralName]:
-    """The names that the certificate is good for, each once; the Common Name first where it is one."""
     own: list[x509.GeneralName] = []
     with contextlib.suppress(ValueError):  # "Room 12" is a fine Common Name, but nothing to connect to
         own.append(general_name(common_name))
@@ -129,9 +114,9 @@ def alternative_names(common_name: str, names: Sequence[str]) -> list[x509.Gener
 
 
 def general_name(name: str) -> x509.GeneralName:
-    """A host name (also *.example.com) or an IP address as it stands in a certificate (RFC 5280 section 4.2.1.6).
+    """Turn a host name (*.example.com too) or an IP address into what a certificate calls it.
 
-    Names beyond ASCII are written in IDNA. Raises ValueError when `name` is neither.
+    See RFC 5280 section 4.2.1.6; names beyond ASCII become IDNA. Raises ValueError when `name` is neither.
     """
     if "%" not in name:  # fe80::1%eth0 names an interface of one machine
         with contextlib.suppress(ValueError):
@@ -145,12 +130,32 @@ def general_name(name: str) -> x509.GeneralName:
     raise ValueError(f"{name!r} is neither a host name nor an IP address")
 
 
-def check_common_name(name: str) -> str:
-    if not name or not name.isprintable():
-        raise ValueError("the Common Name must not be empty" if not name else f"bad character in {name!r}")
-    if len(name.encode()) > MAX_COMMON_NAME:
-        raise ValueError(f"the Common Name has {len(name.encode())} bytes, X.509 allows {MAX_COMMON_NAME}")
-    return name
+def new_private_key(use_rsa: bool) -> PrivateKey:
+    return rsa.generate_private_key(65537, 2048) if use_rsa else ec.generate_private_key(ec.SECP256R1())
+
+
+def server_extensions(
+    key: PrivateKey, names: Sequence[x509.GeneralName]
+) -> list[tuple[x509.ExtensionType, bool]]:
+    """What a client checks in a server's certificate (RFC 5280 section 4.2); True: it must not be ignored."""
+    usage = x509.KeyUsage(
+        digital_signature=True,
+        key_encipherment=isinstance(key, rsa.RSAPrivateKey),  # the key exchange of old clients
+        content_commitment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=False,
+        crl_sign=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+    return [
+        (x509.SubjectAlternativeName(names), False),  # browsers look here only, never at the Common Name
+        (x509.BasicConstraints(ca=False, path_length=None), True),
+        (usage, True),
+        (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False),  # Apple's systems want it
+        (x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False),
+    ]
 
 
 def pfx_bytes(
@@ -158,8 +163,8 @@ def pfx_bytes(
 ) -> bytes:
     """Put a key and its certificate into one PKCS#12 file (RFC 7292), encrypted unless `password` is None.
 
-    `legacy` encrypts with 3DES and SHA-1 in place of AES and SHA-256: macOS's keychain and Windows Server 2016
-    take nothing newer (Windows then speaks of a wrong password). Raises ValueError for an empty password.
+    `legacy` encrypts with 3DES and SHA-1, not AES and SHA-256: macOS's keychain and Windows Server 2016 know
+    nothing newer (Windows calls it a wrong password). Raises ValueError for an empty password.
     """
     if password == "":
         raise ValueError("the password is empty")
@@ -172,14 +177,11 @@ def pfx_bytes(
         encryption = builder.hmac_hash(hashes.SHA1()).build(password.encode())
     elif password is not None:
         encryption = serialization.BestAvailableEncryption(password.encode())
-    return pkcs12.serialize_key_and_certificates(
-        common_name_of(certificate).encode(), key, certificate, None, encryption
-    )
+    name = common_name_of(certificate).encode()
+    return pkcs12.serialize_key_and_certificates(name, key, certificate, None, encryption)
 
 
-# ----------------------------------------------------------------------------------------------------------
-# Looking
-# ----------------------------------------------------------------------------------------------------------
+# --- Looking ----------------------------------------------------------------------------------------------
 
 
 def fingerprint(certificate: x509.Certificate) -> str:
@@ -213,7 +215,8 @@ def names_of(certificate: x509.Certificate) -> list[str]:
 
 
 def common_name_of(certificate: x509.Certificate) -> str:
-    return "".join(str(name.value) for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME))
+    attributes = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(attributes[0].value) if attributes else ""
 
 
 def kind_of(key: PublicKeyTypes) -> str:
@@ -225,20 +228,20 @@ def kind_of(key: PublicKeyTypes) -> str:
 
 
 def printable(text: str) -> str:
-    """Somebody else's certificate may hold anything; what would move the cursor is shown escaped."""
+    """Somebody else's certificate may hold anything; what would steer the terminal is shown escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def show(path: pathlib.Path, passwords: Iterable[str | None]) -> list[str]:
     """Tell what a .pfx, .pem or .crt file holds: each certificate, and whether there is a key, never the key.
 
-    Of `passwords` as many are taken as a .pfx needs (None: try without), so they may come from a generator that
-    asks. Raises ValueError when there is no certificate in the file or no password fits, OSError when unreadable.
+    Only as many of `passwords` (None: none) are taken as a .pfx needs, so they may come from a generator that
+    asks. Raises ValueError when the file holds no certificate or none of them fits, OSError when unreadable.
     """
     data = path.read_bytes()
     if b"-----BEGIN " in data:
         certificates, key = open_pem(path, data)
-    elif re.match(rb"\x30[\x80-\x84].{0,4}?\x02\x01\x03\x30", data, re.DOTALL):  # RFC 7292 section 4: version 3
+    elif re.match(rb"\x30[\x80-\x84].{0,4}?\x02\x01\x03\x30", data, re.DOTALL):  # RFC 7292 section 4
         certificates, key = open_pfx(path, data, passwords)
     else:
         try:
@@ -275,32 +278,28 @@ def open_pfx(
             pfx = pkcs12.load_pkcs12(data, password.encode() if password else None)
             break
     else:
-        raise ValueError(f"wrong password for {path} (or the file is damaged)")
+        raise ValueError(f"wrong or missing password for {path}: give --password-file or $WSDUAL_PASSWORD")
     entries = [entry for entry in (pfx.cert, *pfx.additional_certs) if entry]
     return [entry.certificate for entry in entries], kind_of(pfx.key.public_key()) if pfx.key else "none"
 
 
-# ----------------------------------------------------------------------------------------------------------
-# Writing
-# ----------------------------------------------------------------------------------------------------------
+# --- Writing ----------------------------------------------------------------------------------------------
 
 
 def save(contents: Mapping[pathlib.Path, bytes], *, force: bool = False) -> None:
     """Write all the files or none of them, each readable by its owner alone.
 
-    An existing file is an error (FileExistsError) unless `force` is set; then the new one takes its place in one
-    step, so that a server that starts meanwhile reads the old or the new one, never a half. Raises OSError.
+    An existing file is a FileExistsError unless `force` is set; then the new one takes its place in one step,
+    so that a server which starts meanwhile reads the old one or the new one, never a half. Raises OSError.
     """
     written: dict[pathlib.Path, pathlib.Path] = {}
     try:
         for path, data in contents.items():
-            place = path.with_name(f".{path.name}.{secrets.token_hex(4)}") if force else path
-            with naming(path):
-                write_new(place, data)
+            place = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp") if force else path
+            write_new(place, data)
             written[path] = place
         for path, place in written.items():
-            with naming(path):
-                os.replace(place, path)
+            os.replace(place, path)
     except BaseException:  # Ctrl-C too
         for place in written.values():
             place.unlink(missing_ok=True)
@@ -320,21 +319,10 @@ def write_new(path: pathlib.Path, data: bytes) -> None:
         raise
 
 
-@contextlib.contextmanager
-def naming(path: pathlib.Path) -> Iterator[None]:
-    """An error speaks of the file that the user knows, not of the temporary one."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
+# --- Trusting ---------------------------------------------------------------------------------------------
 
-
-# ----------------------------------------------------------------------------------------------------------
-# Trusting
-# ----------------------------------------------------------------------------------------------------------
-
-# update-ca-trust passes over what is no authority, so Fedora's line says that this one is to count as one. Linux's
-# Chrome trusts a server's own certificate as a "peer" (P), and stays with the older folder where there is one.
+# update-ca-trust passes over what is no authority, so Fedora's line says that this one is to count as one.
+# Chrome on Linux trusts a server's own certificate as a "peer", P, and only so.
 LINUX = r"""The system (curl, Python, ...) on Debian and Ubuntu:
     sudo install -m 644 {crt} {debian} && sudo update-ca-certificates
   take it back:
@@ -348,86 +336,87 @@ Chrome and Edge (certutil comes with libnss3-tools or nss-tools), then restart t
     mkdir -p {nssdb} && certutil -d sql:{nssdb} -A -t P,, -n {name} -i {crt}
   take it back:
     certutil -d sql:{nssdb} -D -n {name}
-  or by hand: chrome://certificate-manager, Local certificates, Custom, Trusted certificates.
-Firefox: open the server's https:// address once, Advanced, accept the risk.
-  take it back: about:preferences#privacy, View Certificates, Servers, Delete.
-Safari: there is none for Linux.
+  or both by hand: chrome://certificate-manager, Installed by you, Trusted Certificates
 """
-
 MACOS = """The system, Safari, Chrome and Edge (macOS asks for your password), then restart them:
     security add-trusted-cert -r trustRoot -p ssl -p basic -k ~/Library/Keychains/login.keychain-db {crt}
   take it back:
     security delete-certificate -t -Z {sha1}
 Firefox 120 and newer trusts what macOS trusts (older: about:config, security.enterprise_roots.enabled).
-  Or open the server's https:// address once, Advanced, accept the risk;
-  take it back: about:preferences#privacy, View Certificates, Servers, Delete.
 """
-
 WINDOWS = """The system, Chrome and Edge (Windows asks whether you are sure), then restart them:
     certutil -user -addstore Root {crt}
   take it back:
     certutil -user -delstore Root {sha1}
 Firefox 120 and newer trusts what Windows trusts (older: about:config, security.enterprise_roots.enabled).
-  Or open the server's https:// address once, Advanced, accept the risk;
-  take it back: about:preferences#privacy, View Certificates, Servers, Delete.
-Safari: there is none for Windows.
 """
+EVERYWHERE = """Firefox without any of this: open the server's https:// address once, Advanced, accept the risk
+  take it back: about:preferences#privacy, View Certificates, Servers, Delete
+"""
+NO_SAFARI = "Safari: exists on Apple's systems only\n"
 
 
 def how_to_trust(certificate: x509.Certificate, crt: pathlib.Path, platform: str = sys.platform) -> str:
-    """How this machine's system and browsers come to trust the certificate in the file `crt`, and to forget it.
+    """How a machine's system and browsers come to trust the certificate in the file `crt`, and forget it.
 
-    The commands can be pasted. `platform` is what sys.platform says on the machine in question.
+    The commands can be pasted. `platform` is what sys.platform says on that machine.
     """
-    windows = platform == "win32"
-    text = WINDOWS if windows else MACOS if platform == "darwin" else LINUX
+    windows, mac = platform == "win32", platform == "darwin"
+    text = (WINDOWS if windows else MACOS if mac else LINUX) + EVERYWHERE + ("" if mac else NO_SAFARI)
     values = {
         "crt": str(crt),
         "debian": f"/usr/local/share/ca-certificates/{crt.name}",
         "fedora": f"/etc/pki/ca-trust/source/{crt.stem}.p11-kit",
         "name": common_name_of(certificate),
-        "sha1": certificate.fingerprint(hashes.SHA1()).hex(),  # what both keep their certificates under
+        "sha1": certificate.fingerprint(hashes.SHA1()).hex(),  # by which both systems find it again
     }
     quoted = {key: subprocess.list2cmdline([v]) if windows else shlex.quote(v) for key, v in values.items()}
     return text.format(**quoted, nssdb=chrome_database())
 
 
 def chrome_database() -> str:
-    """Where Linux's Chrome looks for certificates: since version 146 in the second place, if not in the first."""
+    """Where Chrome on Linux keeps what it trusts: since version 146 the second place, if there is no first."""
     places = ("~/.pki/nssdb", "~/.local/share/pki/nssdb")
-    existing = [place for place in places if pathlib.Path(place).expanduser().is_dir()]
+    existing = [place for place in places if os.path.isdir(os.path.expanduser(place))]
     return (existing or places)[0].replace("~", "$HOME")
 
 
-# ----------------------------------------------------------------------------------------------------------
-# The program
-# ----------------------------------------------------------------------------------------------------------
+# --- The program ------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Order:
-    """What the user wants, from the questions or from the flags."""
+def make_files(
+    common_name: str,
+    password: str | None,
+    out: pathlib.Path,
+    *,
+    names: Sequence[str] = (),
+    days: int = 365,
+    rsa: bool = False,
+    legacy: bool = False,
+    force: bool = False,
+) -> None:
+    key, certificate = make_certificate(common_name, names, days=days, rsa=rsa)
+    crt = out.with_suffix(".crt")
+    pem = certificate.public_bytes(serialization.Encoding.PEM)
+    save({out: pfx_bytes(key, certificate, password, legacy=legacy), crt: pem}, force=force)
+    secret = "encrypted with the password" if password else "NOT encrypted: who has the file has the key"
+    print(f"{out}: the certificate and its private key, {secret}")
+    print(f"{crt}: the certificate alone, for importing\n")
+    print("\n".join(describe(certificate)))
+    print(f"\nTo trust it on a machine that has {crt.name} (never hand out {out.name}):\n")
+    print(how_to_trust(certificate, crt), end="")
 
-    common_name: str
-    password: str | None
-    out: pathlib.Path
-    names: Sequence[str] = ()
-    days: int = 365
-    rsa: bool = False
-    legacy: bool = False
-    force: bool = False
 
-
-def order_from_questions() -> Order:
+def make_as_answered() -> None:
     common_name = ask("Common Name, the name that clients connect to", "localhost", check_common_name)
     password = ask_new_password()
     while True:
         out = ask("Save to", "server.pfx", check_out)
         existing = [path for path in (out, out.with_suffix(".crt")) if path.exists()]
         if not existing:
-            return Order(common_name, password, out)
+            return make_files(common_name, password, out)
         if input(f"{existing[0]} exists. Replace it? [y/N]: ").strip().lower() in ("y", "yes"):
-            return Order(common_name, password, out, force=True)
+            return make_files(common_name, password, out, force=True)
 
 
 def ask(question: str, default: str, check: Callable[[str], Answer]) -> Answer:
@@ -443,7 +432,7 @@ def ask_new_password() -> str:
     while True:
         password = ask_password("Password: ")
         if not password:
-            print("The file will hold the private key, so it needs a password (without: --no-password).")
+            print("The file will hold the private key: it needs a password (without one: --no-password).")
         elif ask_password("The password again: ") == password:
             return password
         else:
@@ -451,7 +440,7 @@ def ask_new_password() -> str:
 
 
 def ask_password(question: str) -> str:
-    # getpass on a pipe would warn in three lines that it shows what nobody sees.
+    # On a pipe getpass would warn in three lines that it can't hide the typing.
     return getpass.getpass(question) if sys.stdin.isatty() else input(question)
 
 
@@ -460,40 +449,109 @@ def check_out(name: str) -> pathlib.Path:
     if path.suffix.lower() not in (".pfx", ".p12"):
         raise ValueError(f"the file's name must end in .pfx or .p12, unlike {name!r}")
     if not path.parent.is_dir():
-        raise ValueError(f"there is no folder {str(path.parent)!r}")
+        raise ValueError(f"there is no folder {str(path.parent)!r}: make it first")
     if path.is_dir() or path.with_suffix(".crt").is_dir():
-        raise ValueError(f"{name!r} or its .crt is a folder")
+        raise ValueError(f"{name!r} or its .crt is a folder: take another name")
     return path
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that says what is wrong in one line."""
+    """Tells what is wrong in one line, and where a password may come from: never from the arguments."""
+
+    def __init__(self, prog: str, description: str) -> None:
+        super().__init__(prog=prog, description=description, allow_abbrev=False)
+        source = "the password is its first line (else: $WSDUAL_PASSWORD)"
+        self.add_argument("--password-file", metavar="FILE", help=source)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (--help tells more)\n")
+        self.exit(2, f"cert_tool.py: {message} (--help tells more)\n")
 
 
-def order_from_flags(arguments: Sequence[str]) -> Order:
-    parser = Parser(
-        prog="cert_tool.py",
-        description="Make a self-signed certificate: NAME.pfx for the server, NAME.crt for who shall trust it.",
-        epilog="Without any flag it asks. cert_tool.py show FILE tells what a .pfx, .pem or .crt holds.",
-        allow_abbrev=False,
-    )
+def make_as_flagged(arguments: Sequence[str]) -> None:
+    parser = Parser("cert_tool.py", "Make a certificate: a .pfx for the server, a .crt for its clients.")
+    parser.epilog = "Without any flag it asks. 'cert_tool.py show FILE' tells what a file holds."
     add = parser.add_argument
-    add("--cn", default="localhost", metavar="NAME", help="Common Name (default: localhost)")
-    add("--san", action="append", default=[], metavar="NAME", help="one more host name or IP address (repeatable)")
+    add("--no-password", action="store_true", help="leave the private key in the .pfx unencrypted")
+    add("--cn", default="localhost", metavar="NAME", help="the Common Name (default: localhost)")
+    add("--san", action="append", default=[], metavar="NAME", help="one more host name or IP (repeatable)")
     add("--out", default="server.pfx", metavar="FILE", help="where to save (default: server.pfx)")
-    add_password_flags(parser.add_mutually_exclusive_group()).add_argument(
-        "--no-password", action="store_true", help="leave the private key in the file unencrypted"
-    )
     add("--days", type=int, default=365, help=f"how long it is valid, 1 to {MAX_DAYS} (default: 365)")
     add("--rsa", action="store_true", help="an RSA key, for old clients (default: ECDSA P-256)")
     add("--legacy", action="store_true", help="encrypt so that macOS and Windows Server 2016 can read it")
     add("--force", action="store_true", help="replace existing files")
     flags = parser.parse_args(arguments)
-    password = None if flags.no_password else given_password(flags)
+    if flags.no_password and flags.password_file:
+        parser.error("--no-password and --password-file exclude each other")
+    password = None if flags.no_password else given_password(flags.password_file)
     if password is None and not flags.no_password:
-        raise ValueError("no password: give --password-file or $WSDUAL_PASSWORD, or say --no-password")
-    out = check_out(flags.out)
-    return Order(flags.cn, password, out, flags.san, flags.days, flags.rsa, flags.legacy, flags.force)
+        parser.error("no password: give --password-file or $WSDUAL_PASSWORD, or say --no-password")
+    options = {name: getattr(flags, name) for name in ("days", "rsa", "legacy", "force")}
+    make_files(flags.cn, password, check_out(flags.out), names=flags.san, **options)
+
+
+def given_password(file: str | None) -> str | None:
+    if file is None:
+        return os.environ.get("WSDUAL_PASSWORD") or None
+    try:
+        password = pathlib.Path(file).read_text("utf-8-sig").partition("\n")[0]
+    except UnicodeDecodeError:
+        raise ValueError(f"{file} is no UTF-8 text") from None
+    if not password:
+        raise ValueError(f"the first line of {file} should be the password, but is empty")
+    return password
+
+
+def show_as_flagged(arguments: Sequence[str]) -> None:
+    parser = Parser("cert_tool.py show", "Tell what a .pfx, .pem or .crt file holds.")
+    parser.add_argument("file", metavar="FILE")
+    flags = parser.parse_args(arguments)
+    print("\n".join(show(pathlib.Path(flags.file), passwords_to_try(flags.file, flags.password_file))))
+
+
+def passwords_to_try(file: str, password_file: str | None) -> Iterator[str | None]:
+    yield None
+    given = given_password(password_file)
+    if given is not None:
+        yield given
+    if password_file is None and sys.stdin.isatty():
+        yield ask_password(f"Password of {file}: ")
+
+
+def explain(error: Exception) -> str:
+    """What went wrong and what to do about it, in one line."""
+    if isinstance(error, FileExistsError):
+        return f"{error.filename} exists: --force replaces it, --out takes another name"
+    if isinstance(error, PermissionError):
+        return f"no permission for {error.filename}: take another folder, or ask its owner"
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())
+
+
+def main(arguments: Sequence[str]) -> int:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for names that the terminal can't write
+    try:
+        if arguments[:1] == ["show"]:
+            show_as_flagged(arguments[1:])
+        elif arguments:
+            make_as_flagged(arguments)
+        else:
+            make_as_answered()
+        sys.stdout.flush()
+        return 0
+    except BrokenPipeError:  # "| head -1" has read enough; without this the interpreter complains at its exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ValueError, OSError, *UNREADABLE) as error:
+        problem, code = explain(error), 1
+    except EOFError:
+        problem, code = "the input ended before the last answer; nothing was written", 1
+    except KeyboardInterrupt:
+        problem, code = "stopped", 130
+    print(f"cert_tool.py: {problem}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

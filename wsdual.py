@@ -93,13 +93,13 @@ log = logging.getLogger("wsdual")
 # ================================================================ what there is, how much
 
 
-class Kind(str, Enum):
+class Kind(str, Enum):  # noqa: UP042 (StrEnum came with 3.11)
     """The six kinds of connection; each is also the plain string of its name."""
 
     WS, WSS, HTTP, HTTPS, TCP, TCPS = "ws", "wss", "http", "https", "tcp", "tcps"
 
 
-class Verdict(str, Enum):
+class Verdict(str, Enum):  # noqa: UP042
     """What the first bytes of a connection are."""
 
     TLS, HTTP, NATIVE, UNKNOWN = "tls", "http", "native", "unknown"
@@ -274,6 +274,11 @@ class DualServer(socketserver.ThreadingTCPServer):
             self.connections.pop(connection.id, None)
             self._changed.notify_all()
 
+    def everyone(self) -> tuple[Connection, ...]:
+        """All connections in the register."""
+        with self._changed:
+            return tuple(self.connections.values())
+
     def tell(self, connection: Connection, step: str, **facts: Any) -> None:
         """Tell the observers one step of a connection. Never call it while holding a lock."""
         if self.observers:
@@ -288,8 +293,7 @@ class DualServer(socketserver.ThreadingTCPServer):
     def server_close(self) -> None:
         """Stop listening and end every connection: close code 1001, then the axe."""
         super().server_close()
-        with self._changed:
-            everyone = tuple(self.connections.values())
+        everyone = self.everyone()
         for connection in everyone:
             connection.go_away()
         if not self._wait_until_empty(self.limits.closing + 0.5):
@@ -319,7 +323,7 @@ class Connection(socketserver.BaseRequestHandler):
         self.deadline = Deadline(self.server.limits.handshake)
         self.wire = Wire(self.request, self.server)
         self.id = self.server.enter(self)
-        self.tell("accepted", address="%s:%d" % self.address)
+        self.tell("accepted", address=host_port(*self.address))
 
     def handle(self) -> None:
         """Detect, wrap, parse, talk."""
@@ -506,9 +510,9 @@ class Connection(socketserver.BaseRequestHandler):
             raise Refused("this file can't be read", 404) from None
         with file:
             size = os.fstat(file.fileno()).st_size
+            headers = [("Content-Type", content_type(path)), ("Content-Length", str(size)), *common_headers()]
             with self.wire.lock:
-                self.wire.put(http.send(h11.Response(status_code=200, headers=[
-                    ("Content-Type", content_type(path)), ("Content-Length", str(size)), *common_headers()])) or b"")  # fmt: skip
+                self.wire.put(http.send(h11.Response(status_code=200, headers=headers)) or b"")
             while request.method == b"GET" and size > 0 and (data := file.read(min(size, RECEIVED_BYTES))):
                 size -= len(data)
                 with self.wire.lock:
@@ -552,6 +556,11 @@ def plain_address(address: Sequence[Any]) -> tuple[str, int]:
     """(ip, port) of a socket's address, an IPv4-mapped IPv6 one as the IPv4 one that it is."""
     ip = ipaddress.ip_address(address[0])
     return str(getattr(ip, "ipv4_mapped", None) or ip), address[1]
+
+
+def host_port(host: str, port: int) -> str:
+    """host:port, as URLs have it."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def plain_words(error: OSError) -> str:
@@ -779,7 +788,8 @@ def check_upgrade(request: h11.Request) -> UpgradeRequest:
         raise Refused("a WebSocket upgrade needs HTTP/1.1")
     if b"upgrade" not in header_tokens(request, b"connection"):
         raise Refused("an upgrade needs the header Connection: Upgrade")
-    if header_values(request, b"transfer-encoding") or set(header_values(request, b"content-length")) - {b"0"}:
+    lengths = header_values(request, b"content-length")
+    if set(lengths) - {b"0"} or header_values(request, b"transfer-encoding"):
         raise Refused("a WebSocket upgrade has no body")
     if one("Sec-WebSocket-Version") != b"13":
         raise Refused("this server speaks version 13", 426,
@@ -850,12 +860,13 @@ def content_type(path: Path) -> str:
 
 def common_headers() -> list[tuple[str, str]]:
     """What every response carries: one request a connection, no guessing, nothing from elsewhere."""
-    return [
+    return [  # fmt: skip
         ("Date", formatdate(usegmt=True)),
         ("Connection", "close"),
         ("Cache-Control", "no-cache"),
         ("X-Content-Type-Options", "nosniff"),
-        ("Content-Security-Policy", "default-src 'self'; connect-src *; frame-ancestors 'none'; base-uri 'none'"),
+        ("Content-Security-Policy", "default-src 'self'; connect-src 'self' ws: wss:; base-uri 'none'; "
+                                    "form-action 'none'; frame-ancestors 'none'"),
     ]
 
 
@@ -1030,6 +1041,7 @@ class Wire:
         self.lock = threading.Lock()
         self.tls: tuple[str, str] | None = None  # version, cipher
         self.gone: str | None = None  # why nothing more can be sent or received
+        self.tap: Callable[[str, bytes], None] | None = None  # sees every byte, where somebody watches
         self._server = server
         self._ahead = b""  # received, but not yet asked for
         self._backlog = bytearray()
@@ -1100,6 +1112,8 @@ class Wire:
                     event = WRITABLE
                     continue
             self._at_end = not data
+            if tap := self.tap:
+                tap("client", data)
             return data
         return b""
 
@@ -1143,6 +1157,8 @@ class Wire:
         """Send, with the lock held; never waits. What can't be sent now joins the backlog."""
         if self.gone:
             return
+        if tap := self.tap:
+            tap("server", data)
         waiting = bool(self._backlog)
         self._backlog += data
         if not waiting and not self._send_backlog():
@@ -1407,7 +1423,7 @@ class WebSocketPeer(Peer):
         extensions: list[Extension] = [deflate] if deflate else []
         extensions.append(MessageLimit(self._limits.message))
         self._ws = ws.Connection(ws.ConnectionType.SERVER, extensions)  # guarded by the wire's lock
-        self._pieces: io.StringIO | io.BytesIO | None = None  # of a message that isn't complete
+        self._pieces: Any = None  # of a message that isn't complete: a StringIO or BytesIO
 
     def _messages(self, data: bytes) -> Iterator[str | bytes]:
         """Read, events, write: take the bytes apart and answer what wants an answer."""
@@ -1431,11 +1447,13 @@ class WebSocketPeer(Peer):
             elif isinstance(event, events.CloseConnection):
                 self._answer_close(event)
 
-    def _complete(self, event: events.Message) -> str | bytes | None:
+    def _complete(self, event: events.Message[Any]) -> str | bytes | None:
         """Put a message's pieces together; None until the last has come."""
+        message: str | bytes
         if self._pieces is None:
             if event.message_finished:
-                return event.data
+                message = event.data
+                return message
             self._pieces = io.StringIO() if isinstance(event.data, str) else io.BytesIO()
         self._pieces.write(event.data)
         if not event.message_finished:
@@ -1551,7 +1569,7 @@ def keep_alive(sock: socket.socket, seconds: float) -> None:
     """Let TCP find out whether a silent client still lives."""
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in (("TCP_KEEPIDLE", seconds), ("TCP_KEEPINTVL", max(1, seconds / 4)), ("TCP_KEEPCNT", 4)):
+        for name, value in (("TCP_KEEPIDLE", seconds), ("TCP_KEEPINTVL", seconds / 4), ("TCP_KEEPCNT", 4)):
             if hasattr(socket, name):
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), max(1, int(value)))
 
@@ -1625,7 +1643,7 @@ class Chat:
         name = request.get("name")
         if peer.name is not None:
             raise ValueError(f"you are logged in already, as {peer.name}")
-        if not isinstance(name, str) or not 1 <= len(name) <= 32 or not name.isprintable() or name.strip() != name:
+        if not (isinstance(name, str) and re.fullmatch(r"\S(.{0,30}\S)?", name) and name.isprintable()):
             raise ValueError("a name has 1 to 32 printable characters, and no blank at its ends")
         with self._lock:
             if name in self._users:
@@ -1659,7 +1677,7 @@ class Chat:
 
     def _leave(self, peer: Peer) -> None:
         with self._lock:
-            if peer.name is not None and self._users.pop(peer.name, None):
+            if peer.name is not None and self._users.pop(peer.name, None) is not None:
                 broadcast(self._users.values(), say("left", name=peer.name))
 
 
@@ -1682,66 +1700,104 @@ def read_json(message: str | bytes) -> dict[str, Any]:
 
 
 class Monitor:
-    """The server's window: tells its watchers each step of each connection.
+    """The server's window: tells its watchers each step of each connection, and hands over the raw
+    bytes of those connections that one of them asks for.
 
-    The lock guards the watchers. Whoever holds it may take the register's lock and a watcher's
-    wire's; tell() is never called with one of those held.
+    The lock guards the watchers. It may be taken while a wire's lock is held, since a wire that is
+    watched passes its bytes on from put(). Who holds it takes no lock but the register's and a
+    watcher's own wire's, which is never watched: so nobody waits in a circle.
     """
 
     loopback_only = True  # it shows what users write
-    PATIENCE = 256 * 1024  # bytes that a slow watcher may have waiting before events pass it by
+    PATIENCE = 256 * 1024  # bytes that a slow watcher may have waiting; then events pass it by
+    SHOWN = 4096  # bytes of one chunk
 
     def __init__(self, server: DualServer) -> None:
         self._server = server
         self._lock = threading.Lock()
-        self._watchers: dict[Peer, int] = {}  # peer -> events that it has missed
+        self._missed: dict[Peer, int] = {}  # each watcher, and how many events it has missed
+        self._watched: dict[int, set[Peer]] = {}  # connection's number -> who watches its bytes
 
     def __call__(self, peer: Peer) -> None:
         """Serve one watcher."""
         with self._lock:
             broadcast([peer], self.snapshot())
-            if not self._watchers:
+            if not self._missed:
                 self._server.observers.append(self.observe)
-            self._watchers[peer] = 0
+            self._missed[peer] = 0
         try:
-            for _ in peer:
-                pass
+            for message in peer:
+                try:
+                    self._watch(peer, read_json(message))
+                except ValueError as error:
+                    peer.send(say("error", reason=str(error)))
         finally:
             with self._lock:
-                del self._watchers[peer]
-                if not self._watchers:
+                del self._missed[peer]
+                if not self._missed:
                     self._server.observers.remove(self.observe)
+                for number in tuple(self._watched):
+                    self._unwatch(peer, number)
 
     def snapshot(self) -> str:
         """How things stand now."""
-        server = self._server
         clients = [
-            {
-                "id": connection.id,
-                "kind": peer.kind,
-                "address": "%s:%d" % peer.address,
-                "path": peer.path,
-                "name": peer.name,
-                "tls": " ".join(peer.tls) if peer.tls else None,
-            }
-            for connection in tuple(server.connections.values())
-            if (peer := connection.peer)
-        ]
-        memory = [{"ip": ip, "seconds_left": round(left, 1)} for ip, left in server.memory.entries()]
-        return say("snapshot", detect=server.detect, clients=clients, memory=memory)
+            {"id": connection.id, "kind": peer.kind, "address": host_port(*peer.address), "path": peer.path,
+             "name": peer.name, "tls": " ".join(peer.tls) if peer.tls else None}
+            for connection in self._server.everyone() if (peer := connection.peer)
+        ]  # fmt: skip
+        memory = [{"ip": ip, "seconds_left": round(left, 1)} for ip, left in self._server.memory.entries()]
+        return say("snapshot", detect=self._server.detect, clients=clients, memory=memory)
 
     def observe(self, event: dict[str, Any]) -> None:
-        """Pass an event on; who is slow misses it, and is told how many it has missed."""
-        message = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
+        """Pass one step on to all watchers. Any thread calls it."""
         with self._lock:
-            for peer, missed in self._watchers.items():
-                if peer.backlog > self.PATIENCE:
-                    self._watchers[peer] = missed + 1
-                    continue
-                if missed:
-                    broadcast([peer], say("missed", events=missed))
-                    self._watchers[peer] = 0
-                broadcast([peer], message)
+            if event["step"] == "closed":
+                self._watched.pop(event["id"], None)
+            self._pass_on(self._missed, event)
+
+    def _pass_on(self, watchers: Iterable[Peer], event: dict[str, Any]) -> None:
+        message = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
+        for peer in watchers:
+            if peer.backlog > self.PATIENCE:
+                self._missed[peer] += 1
+                continue
+            if self._missed[peer]:
+                broadcast([peer], say("missed", events=self._missed[peer]))
+                self._missed[peer] = 0
+            broadcast([peer], message)
+
+    def _watch(self, peer: Peer, request: dict[str, Any]) -> None:
+        """Begin or end to show a connection's bytes."""
+        number = request.get("id")
+        if request.get("type") not in ("watch", "unwatch") or not isinstance(number, int):
+            raise ValueError('{"type":"watch","id":7} or {"type":"unwatch","id":7}')
+        with self._lock:
+            if request["type"] == "unwatch":
+                self._unwatch(peer, number)
+                return
+            wire = next((c.wire for c in self._server.everyone() if c.id == number and c.peer
+                         and self._server.apps.get(c.peer.path or "") is not self), None)  # fmt: skip
+            if wire is None:
+                raise ValueError(f"no connection {number} that can be watched")
+            self._watched.setdefault(number, set()).add(peer)
+            wire.tap = lambda sender, data: self._show(number, sender, data)
+
+    def _unwatch(self, peer: Peer, number: int) -> None:
+        watchers = self._watched.get(number, set())
+        watchers.discard(peer)
+        if not watchers:
+            self._watched.pop(number, None)
+            for connection in self._server.everyone():
+                if connection.id == number:
+                    connection.wire.tap = None
+
+    def _show(self, number: int, sender: str, data: bytes) -> None:
+        """Pass a watched connection's bytes on. Called by its wire."""
+        with self._lock:
+            shown = {"bytes": bytes(data[: self.SHOWN]).hex(), "more": max(0, len(data) - self.SHOWN)}
+            event = {"type": "bytes", "id": number, "time": time.time(), "from": sender, **shown}
+            self._pass_on(self._watched.get(number, ()), event)
 
 
 # ================================================================ the command line
@@ -1797,7 +1853,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--max-message", type=number(int, 1, 2**31), default=Limits.message, help="bytes (1048576)")
     add("--handshake-timeout", type=number(float, 0.1, 3600), default=Limits.handshake, help="seconds (5)")
     add("--ping-interval", type=number(float, 0.1, 86400), default=Limits.ping, help="seconds (20)")
-    add("--static", default=str(Path(__file__).parent / "static"), help="the page's folder (beside the module)")
+    add("--static", default=str(Path(__file__).parent / "static"), help="the page (beside the module)")
     add("--no-pin", action="store_true", help="don't hold the process to one core")
     add("-v", "--verbose", action="store_true", help="tell every step of every connection")
     return parser.parse_args(arguments)
@@ -1841,8 +1897,8 @@ def prepare_tls(options: argparse.Namespace) -> tuple[ssl.SSLContext, list[str]]
             raise ValueError("--key goes with --cert")
         import cert_tool
 
-        made = cert_tool.make_certificate("localhost", [] if options.host in ("::", "0.0.0.0") else [options.host])
-        cert = cert_tool.pfx_bytes(*made, None)
+        names = [] if options.host in ("::", "0.0.0.0") else [options.host]
+        cert = cert_tool.pfx_bytes(*cert_tool.make_certificate("localhost", names), None)
     else:
         cert = options.cert
         password = find_password(options)
@@ -1859,9 +1915,10 @@ def find_password(options: argparse.Namespace) -> str | None:
         return Path(options.password_file).read_text(encoding="utf-8").rstrip("\r\n")
     if "WSDUAL_PASSWORD" in os.environ:
         return os.environ["WSDUAL_PASSWORD"]
+    locked = options.key or options.cert
     if not sys.stdin.isatty():
-        raise ValueError(f"{options.key or options.cert} has a password: give --password-file or $WSDUAL_PASSWORD")
-    return getpass.getpass(f"Password of {options.key or options.cert}: ")
+        raise ValueError(f"{locked} has a password: give it by --password-file or $WSDUAL_PASSWORD")
+    return getpass.getpass(f"Password of {locked}: ")
 
 
 def needs_password(cert: Path, key: Path | None) -> bool:
@@ -1882,7 +1939,8 @@ def describe_certificate(cert: str | bytes, password: str | None) -> list[str]:
     from cryptography.hazmat.primitives import hashes
 
     data = cert if isinstance(cert, bytes) else Path(cert).read_bytes()
-    leaf = x509.load_pem_x509_certificate(data) if b"-----BEGIN " in data else read_pfx(data, password, "")[1][0]
+    pem = b"-----BEGIN " in data
+    leaf = x509.load_pem_x509_certificate(data) if pem else read_pfx(data, password, "")[1][0]
     return [
         f"certificate  {leaf.subject.rfc4514_string()}, until {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
         + (", self-signed, thrown away at the end" if isinstance(cert, bytes) else ""),
@@ -1899,7 +1957,8 @@ def make_server(options: argparse.Namespace, tls: ssl.SSLContext) -> DualServer:
         ping=options.ping_interval,
     )
     chat = Chat()
-    apps: dict[str, Application] = {"/": chat if options.app == "chat" else echo, "/chat": chat, "/echo": echo}
+    apps: dict[str, Application] = {"/chat": chat, "/echo": echo}
+    apps["/"] = apps["/" + options.app]
     server = DualServer(
         (options.host, options.port), apps, tls=tls, detect=options.detect, memory=options.memory,
         limits=limits, origins=options.origin, static=options.static,
@@ -1913,14 +1972,15 @@ def make_server(options: argparse.Namespace, tls: ssl.SSLContext) -> DualServer:
 def log_event(event: dict[str, Any]) -> None:
     """Print one event as a line."""
     facts = {key: value for key, value in event.items() if key not in ("type", "id", "time", "step")}
-    log.info("#%d %s %s", event["id"], event["step"], " ".join(f"{key}={value}" for key, value in facts.items()))
+    words = " ".join(f"{key}={value}" for key, value in facts.items())
+    log.info("#%d %s %s", event["id"], event["step"], words)
 
 
 def introduce(server: DualServer, about: Iterable[str]) -> None:
     """Print what works now."""
     host, port = server.server_address[:2]
     host = {"::": "::1", "0.0.0.0": "127.0.0.1"}.get(str(host), str(host))
-    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    place = host_port(host, port)
     lines = [
         f"wsdual: one port, {place}, for all of these (--detect {server.detect})",
         f"browser      http://{place}/   https://{place}/",
@@ -1939,7 +1999,7 @@ def explain(error: Exception, options: argparse.Namespace) -> str:
     if isinstance(error, ImportError):
         return f"no {error.name}: install the requirements, or give --cert where cert_tool.py isn't there"
     if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-        return f"port {options.port} on {options.host} is in use: end the other program, or give another --port"
+        return f"port {options.port} is in use: end the program that has it, or give another --port"
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, OSError):

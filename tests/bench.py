@@ -6,46 +6,51 @@
     python tests/bench.py --goals --markdown      with the verdicts, to paste into a README
     python tests/bench.py methods                 the lesson's table: trial and peek side by side
 
-The first run installs the peers into a virtual environment of the benchmark's own (see --venv); wsdual runs on
-that environment's interpreter too, so everybody has the same Python, the same OpenSSL and the same certificate.
+The first run installs the peers into a virtual environment of the benchmark's own (see --venv). wsdual runs
+on that environment's interpreter too, so everybody has the same Python, OpenSSL and certificate.
 
 How a figure is made
 --------------------
 
     load (this process)                       server (a child process)
-    raw socket, ready-made masked frames ───▶ wsdual, or a peer with the same application
-              one core ('fair')                          the other core
+    raw sockets, ready-made frames   ───▶     wsdual, or a peer with the same application
+    one core in 'fair'                        the other core in 'fair'
 
-Absolute figures drift: by the minute, with the machine's temper, by a third or more. So nothing is measured alone.
-wsdual and one peer take turns in short slices (A B, B A, A B, ...), each two neighbours give one ratio, and the
-table shows the median of those ratios. It also shows the median of each server's own slices, to give an idea.
+Absolute figures drift: by the minute, with the machine's temper, by a third or more. So nothing is measured
+alone. wsdual and one peer take turns in short slices (A B, B A, A B, ...), every two neighbours give one ratio,
+and the table shows the median of these ratios. Beside it stands the median of each server's own slices, to
+give an idea; wsdual's is over all its slices, so the two figures needn't divide to the ratio.
 
-- A ratio says how many times as good wsdual is: 2.00x is twice the messages a second, or half the time, or half
-  the memory. Below 1.00x the peer is better.
-- 'fair': all processes of the server share one core, the load has another one. 'default': everything starts as
-  a user would start it and the system places it; wsdual then holds itself to one core, the load isn't held.
-- 'load' is the share of one core that the load used against wsdual. Near 100 % the load is what was measured.
+- A ratio says how many times as good wsdual is: 2.00x is twice the messages a second, or half the time, or
+  half the memory. Below 1.00x the peer is better.
+- 'fair': all processes of the server share one core, the load has another one. 'default': everything starts
+  as a user would start it and the system places it; wsdual then holds itself to one core, the load isn't held.
+- 'load' is the share of one core that the load used against wsdual. Near 100 % it is the load that was
+  measured. Each slice's own share is in the JSON.
 - Every answer is checked: small ones byte by byte, large ones whole at first and then by length and end.
+- A server measured against itself comes out within 0.95 to 1.05 on a quiet machine. What other programs did
+  meanwhile stands in the head of the table: with more than a few percent, measure again.
 
 The rows
 --------
 
 round trip      one connection, one 64-byte message at a time
-50 connections  each with one message in flight
-pipeline        one connection, 64 messages of 64 bytes in flight, topped up by halves: one half is always waiting
+many            50 connections, each with one 64-byte message in flight
+pipeline        one connection, 64 messages of 64 bytes in flight, topped up by halves, so that the server
+                always finds some waiting
 large           one connection, one message of 1,000,000 bytes at a time
 connect         connect, TLS, upgrade, one echo, close handshake, end of stream; one client after the other
-first answer    connected; from the first byte the client sends (on wss its ClientHello) to the first byte of the
-                answer to its upgrade (on wss deciphered); the server is idle otherwise
+first           connected; from the first byte the client sends (on wss its ClientHello) to the first byte of
+                the answer to its upgrade (on wss deciphered); the server is idle otherwise
 chat            one line of chat to 1,000 logged-in users, until the last one has it
-memory          growth of the resident set per idle connection, over 500; the system's socket buffers don't count
+memory          growth of the resident set per idle connection, over 500 of them; what the system itself keeps
+                for a socket isn't in it
 idle            wsdual alone: 5,000 idle connections, then one echo on each
 
 What was done to the peers: TCP_NODELAY is set for simple-websocket and websocket-server, which leave Nagle's
 algorithm on (websockets and HAProxy turn it off themselves). websocket-server's backlog is 128 instead of 5.
-simple-websocket sits on a plain threaded socket server, which does the TLS; its connection's send() is made to
-send everything, since the library doesn't look at how much was sent. HAProxy and the server behind it share one
-core in 'fair' mode. Messages are text (websocket-server has no binary), the client offers no compression.
+simple-websocket sits on a plain threaded socket server, which does the TLS. HAProxy and the server behind it
+share one core in 'fair'. Messages are text (websocket-server has no binary), the client offers no compression.
 'wsproto alone' is no server: wsproto in a loop on ready-made bytes, without a socket and without TLS.
 """
 
@@ -101,9 +106,9 @@ class Failed(Exception):
     """A server died, hung, or answered something else than it should; the text is the reason in the table."""
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # The peers
-# ---------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -208,17 +213,8 @@ def request_environ(sock: socket.socket) -> dict[str, Any]:
             raise ConnectionError("closed before the request was complete")
         head += data
     headers = (line.split(":", 1) for line in head.decode("latin-1").split("\r\n")[1:] if ":" in line)
-    environ: dict[str, Any] = {"HTTP_" + name.upper().replace("-", "_"): value.strip() for name, value in headers}
-    environ["werkzeug.socket"] = sock
-    return environ
-
-
-class SendsAll:
-    """A socket whose send() sends everything: simple-websocket doesn't look at the count that send() returns."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.recv, self.close, self.fileno = sock.recv, sock.close, sock.fileno
-        self.send = sock.sendall
+    environ = {"HTTP_" + name.upper().replace("-", "_"): value.strip() for name, value in headers}
+    return environ | {"werkzeug.socket": sock}
 
 
 def serve_simple_websocket(port: int, app: str, cert: str | None) -> None:
@@ -242,8 +238,7 @@ def serve_simple_websocket(port: int, app: str, cert: str | None) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if tls is not None:
                 sock = tls.wrap_socket(sock, server_side=True)
-            environ = request_environ(sock)
-            connection = simple_websocket.Server.accept(environ | {"werkzeug.socket": SendsAll(sock)})
+            connection = simple_websocket.Server.accept(request_environ(sock))
             with contextlib.suppress(simple_websocket.ConnectionClosed):
                 if app == "chat":
                     chat(connection)
@@ -280,7 +275,7 @@ def serve_websocket_server(port: int, app: str, cert: str | None) -> None:
 
 
 def serve_wsproto_alone(port: int, app: str, cert: str | None) -> None:
-    """No server: for each number of seconds on stdin, the messages per second that wsproto echoes in a loop."""
+    """No server: for each number of seconds on stdin, the messages per second that a loop echoes."""
     from wsproto import ConnectionType, WSConnection
     from wsproto.events import AcceptConnection, TextMessage
 
@@ -353,9 +348,9 @@ backend websockets
 """
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # What has to be there: peers, certificate
-# ---------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -393,7 +388,7 @@ def installed_versions(python: str) -> dict[str, str]:
 
 
 def install_peers(venv: Path) -> tuple[str, dict[str, str], dict[str, str]]:
-    """Make the environment where it isn't yet; give its python, the versions, and why a package is missing."""
+    """Make the environment where it isn't yet. Its python, the versions, and why a package is missing."""
     python = str(venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
     if not Path(python).exists():
         tell(f"making {venv}")
@@ -410,7 +405,7 @@ def install_peers(venv: Path) -> tuple[str, dict[str, str], dict[str, str]]:
 
 
 def gather_tools(venv: Path, wsdual: Path, folder: Path, wanted: Sequence[str]) -> Tools:
-    """Install the peers, make the certificate, find HAProxy. Exits with one line where wsdual itself can't run."""
+    """Install the peers, make the certificate, find HAProxy. Exits where wsdual itself can't run."""
     if not wsdual.exists():
         sys.exit(f"bench.py: {wsdual} isn't there (say where with --wsdual)")
     python, versions, reasons = install_peers(venv)
@@ -433,7 +428,7 @@ def gather_tools(venv: Path, wsdual: Path, folder: Path, wanted: Sequence[str]) 
 
 
 def write_certificate(path: Path) -> None:
-    """A self-signed certificate for localhost (ECDSA P-256) and its key in one PEM file, for every server here."""
+    """A self-signed certificate for localhost (ECDSA P-256) and its key in one PEM file, for all servers."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -453,9 +448,9 @@ def write_certificate(path: Path) -> None:
         file.write(pem)
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # Servers as processes
-# ---------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -480,7 +475,7 @@ class Server:
         for process in self.processes:
             status = process.poll()
             if status is not None:
-                return f"the server died ({signal.Signals(-status).name})" if status < 0 else "the server exited"
+                return f"died ({signal.Signals(-status).name})" if status < 0 else f"exited with {status}"
         return ""
 
     def resident(self) -> int:
@@ -567,9 +562,9 @@ def wait_until_accepting(server: Server, port: int) -> None:
         with contextlib.suppress(OSError), socket.create_connection((HOST, port), 1):
             return
         if server.why_dead():
-            raise Failed(f"{server.name} doesn't start: {server.why_dead()}")
+            raise Failed(f"it {server.why_dead()} at its start")
         time.sleep(0.02)
-    raise Failed(f"{server.name} doesn't accept connections")
+    raise Failed("it doesn't accept connections")
 
 
 class Fleet:
@@ -581,11 +576,15 @@ class Fleet:
 
     def get(self, name: str) -> Server:
         """The running server of that name; a dead one is started anew."""
-        if name in self._servers and self._servers[name].why_dead():
+        if self.why_dead(name):
             self.drop(name)
         if name not in self._servers:
             self._servers[name] = self._start(name)
         return self._servers[name]
+
+    def why_dead(self, name: str) -> str:
+        """What ended that server, or ''."""
+        return self._servers[name].why_dead() if name in self._servers else ""
 
     def drop(self, name: str) -> None:
         """End that server; the next get() starts another one."""
@@ -600,9 +599,9 @@ class Fleet:
             self.drop(name)
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # The client: raw sockets, ready-made frames
-# ---------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 
 MASK = bytes((0x37, 0xFA, 0x21, 0x3D))
 KEY = base64.b64encode(b"benchmark of 16.")
@@ -728,9 +727,9 @@ def echo_once(sock: socket.socket) -> None:
     read_rest(sock, b"", SMALL_ECHO)
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # The rows
-# ---------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -967,7 +966,7 @@ class Member:
         self._buffer = bytearray()
 
     def texts(self, data: bytes | None = None) -> list[bytes]:
-        """The text messages in `data`, or else in what recv() gives now, with what was left over; pongs on the way."""
+        """The text messages in `data`, or else in what recv() gives now. Pings are answered."""
         if data is None:
             data = self.sock.recv(65536)
         if not data:
@@ -1128,9 +1127,9 @@ MEMORY = {
     "used": Metric("the same after one echo", "KB", False),
 }
 
-# ---------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # Turns
-# ---------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 
 Place = tuple[str, str, str]  # mode, wire, row
 
@@ -1144,6 +1143,7 @@ class Results:
     failures: dict[tuple[Place, str], str] = field(default_factory=dict)
     memory: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)  # wire, server, metric
     idle: dict[str, dict[str, float]] = field(default_factory=dict)  # wire, metric
+    others: float | None = None  # the share of the whole machine that other programs used meanwhile
 
     def ours(self, place: Place, metric: str) -> float | None:
         """wsdual's own figure: the median of all its slices in that place."""
@@ -1158,10 +1158,14 @@ class Results:
 
     def ratio(self, place: Place, metric: str, peer: str) -> float | None:
         """The median of the ratios of the pairs, each between two neighbouring slices."""
+        found = self.ratios(place, metric, peer)
+        return statistics.median(found) if found else None
+
+    def ratios(self, place: Place, metric: str, peer: str) -> list[float]:
+        """One ratio for each pair."""
         rule = ROWS[place[2]].metrics[metric]
         pairs = self.pairs.get(place, {}).get(peer, [])
-        found = [rule.ratio(ours.figures[metric], theirs.figures[metric]) for ours, theirs in pairs]
-        return statistics.median(found) if found else None
+        return [rule.ratio(ours.figures[metric], theirs.figures[metric]) for ours, theirs in pairs]
 
     def share(self, place: Place, server: str = OURS) -> float | None:
         """The load's share of a core against that server."""
@@ -1190,15 +1194,10 @@ class Contestant:
                 return self._measure(seconds)
         except (Failed, OSError) as error:
             time.sleep(0.05)  # a process that is dying needs a moment to be dead
-            reason = self.why_dead() or str(error) or type(error).__name__
+            reason = self._fleet.why_dead(self.name) or str(error) or type(error).__name__
             self.close()
             self._fleet.drop(self.name)
-            raise Failed(reason) from None
-
-    def why_dead(self) -> str:
-        """What ended the server, where it has ended."""
-        server = self._fleet._servers.get(self.name)
-        return server.why_dead() if server else ""
+            raise Failed(f"{self.name}: {reason}") from None
 
     def _open(self) -> Measure:
         server = self._fleet.get(self.name)
@@ -1256,9 +1255,10 @@ def run_row(
             with noting_failure(results, place, OURS):
                 results.alone[place] = [ours.turn(seconds) for _ in range(pairs)]
         for name in peers:
-            with contextlib.closing(Contestant(fleet, name, row)) as peer, noting_failure(results, place, name):
-                found = take_turns(ours, peer, pairs, seconds)
-                results.pairs.setdefault(place, {})[name] = found
+            with contextlib.closing(Contestant(fleet, name, row)) as peer:
+                with noting_failure(results, place, name):
+                    found = take_turns(ours, peer, pairs, seconds)
+                    results.pairs.setdefault(place, {})[name] = found
             if row.app == "chat":
                 fleet.drop(name)  # a thousand of its connections go with it
     if row.app == "chat":
@@ -1272,7 +1272,7 @@ def noting_failure(results: Results, place: Place, name: str) -> Iterator[None]:
         yield
     except Failed as error:
         results.failures[place, name] = str(error)
-        tell(f"  {name}: {error}")
+        tell(f"  no figure with {name}: {error}")
 
 
 def row_peers(row: str, peers: Sequence[str]) -> list[str]:
@@ -1291,7 +1291,8 @@ def run_mode(
                 with Fleet(tools, wire == "wss", app, server_core) as fleet:
                     for name in [name for name in rows if name in ROWS and ROWS[name].app == app]:
                         tell(f"{mode}, {wire}: {name}")
-                        run_row(results, fleet, (mode, wire, name), row_peers(name, tools.peers), pairs, seconds)
+                        peers = row_peers(name, tools.peers)
+                        run_row(results, fleet, (mode, wire, name), peers, pairs, seconds)
 
 
 def cores(mode: str) -> tuple[int | None, int | None]:
@@ -1321,9 +1322,9 @@ def held_to(core: int | None) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # Memory
-# ---------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 
 
 def run_memory(results: Results, tools: Tools) -> None:
@@ -1414,9 +1415,9 @@ def allowed_crowd() -> int:
     return min(CROWD, soft - 200)
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # The report
-# ---------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 
 
 def figure(value: float | None, unit: str) -> str:
@@ -1455,7 +1456,7 @@ def head(tools: Tools, results: Results, pairs: int, seconds: float) -> list[str
     lines = [
         f"{now}, {cpu_model()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
         f"Python {platform.python_version()}, {ssl.OPENSSL_VERSION}; {versions}",
-        f"{pairs} pairs of {seconds:g} s slices. A ratio says how many times as good wsdual is: above 1, it is better.",
+        f"{pairs} pairs of {seconds:g} s slices. A ratio says how many times as good wsdual is.",
         "TCP_NODELAY was set for simple-websocket and websocket-server, which leave Nagle's algorithm on.",
     ]
     shares = [
@@ -1466,14 +1467,16 @@ def head(tools: Tools, results: Results, pairs: int, seconds: float) -> list[str
     if shares:
         share, server, place = max(shares)
         lines.append(
-            f"Load: one process; its largest share of a core was {share:.0%} ({place[2]}, {place[1]}, {place[0]},"
-            f" against {server})."
+            f"Load: one process; its largest share of a core was {share:.0%}"
+            f" ({' '.join(place)}, against {server})."
         )
+    if results.others is not None:
+        lines.append(f"Other programs used {results.others:.0%} of the machine meanwhile.")
     for name, reason in tools.missing.items():
         if reason:
             lines.append(f"Left out: {PEERS[name].title} ({reason}).")
     for (place, name), reason in results.failures.items():
-        lines.append(f"No figure: {name}, {' '.join(place)}: {reason}.")
+        lines.append(f"No figure for {name} in {' '.join(place)} ({reason}).")
     return lines
 
 
@@ -1566,14 +1569,14 @@ def report(tools: Tools, results: Results, options: argparse.Namespace) -> str:
     return "\n\n".join(parts)
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # The goals
-# ---------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Goal:
-    """wsdual has to be at least so many times as good as a peer; everywhere, or in one mode, or on one wire."""
+    """How many times as good as a peer wsdual has to be: everywhere, or in one mode, or on one wire."""
 
     row: str
     metric: str
@@ -1608,8 +1611,8 @@ ECHO_LIMIT = 0.05  # seconds for an echo among the idle ones, p99
 
 
 def goals_table(results: Results, modes: Sequence[str]) -> list[list[str]]:
-    """Each goal that was measured, and whether it is met. Ratios count as the table shows them, to two places."""
-    table = [["goal", "in", "wanted", "measured", "verdict"]]
+    """Each goal that was measured, and whether it is met. Ratios count as shown, to two places."""
+    table = [["goal", "in", "wanted", "measured", "middle half", "verdict"]]
     for goal in GOALS:
         title = ROWS[goal.row].metrics[goal.metric].title
         for mode in modes if goal.mode is None else [goal.mode]:
@@ -1619,18 +1622,27 @@ def goals_table(results: Results, modes: Sequence[str]) -> list[list[str]]:
                     name = f"{title}, to {PEERS[goal.peer].title}"
                     met = round(ratio, 2) >= goal.at_least
                     wanted = f"{goal.at_least:.2f}x"
-                    table.append([name, f"{mode} {wire}", wanted, times_as_good(ratio), verdict(met)])
+                    half = middle_half(results.ratios((mode, wire, goal.row), goal.metric, goal.peer))
+                    table.append([name, f"{mode} {wire}", wanted, times_as_good(ratio), half, verdict(met)])
     for wire, limit in IDLE_KB.items():
         memory = results.memory.get(wire, {}).get(OURS, {}).get("idle")
         if memory is not None:
             met = memory <= limit * 1024
-            table.append(["idle connection", wire, f"{limit:.0f} KB", figure(memory, "KB"), verdict(met)])
+            table.append(["idle connection", wire, f"{limit:.0f} KB", figure(memory, "KB"), "", verdict(met)])
         if wire in results.idle:
             found = results.idle[wire]
             met = found["held"] >= CROWD and found["p99"] <= ECHO_LIMIT
             text = f"{found['held']:,.0f}, {figure(found['p99'], 's')}"
-            table.append([f"{CROWD:,} held, echo p99", wire, figure(ECHO_LIMIT, "s"), text, verdict(met)])
+            table.append([f"{CROWD:,} held, echo p99", wire, figure(ECHO_LIMIT, "s"), text, "", verdict(met)])
     return table
+
+
+def middle_half(ratios: Sequence[float]) -> str:
+    """Between which ratios the middle half of the pairs lies: how sure the median is."""
+    if len(ratios) < 3:
+        return ""
+    low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return f"{times_as_good(low)} to {times_as_good(high)}"
 
 
 def verdict(met: bool) -> str:
@@ -1638,9 +1650,9 @@ def verdict(met: bool) -> str:
     return "met" if met else "NOT met"
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # The picture
-# ---------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 
 SVG_STYLE = """
   text { font: 12px system-ui, sans-serif; fill: #24292f }
@@ -1693,7 +1705,7 @@ def svg_text(x: float, y: float, kind: str, text: str) -> str:
 
 
 def draw_svg(results: Results, modes: Sequence[str]) -> str:
-    """Bar charts of the ratios, ws beside wss, one mode below the other. No background: it suits light and dark."""
+    """Bar charts of the ratios, ws beside wss, the modes below each other. For light and for dark pages."""
     body = [svg_text(10, 24, "title", "How many times as good is wsdual? (beyond the dashed line: better)")]
     bottom = 56
     for mode in modes:
@@ -1703,14 +1715,14 @@ def draw_svg(results: Results, modes: Sequence[str]) -> str:
             body += lines
             bottom = max(bottom, below + 10)
     width = 2 * PANEL + 30
-    opening = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {bottom}" width="{width}" role="img">'
+    opening = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {bottom}" role="img">'
     title = "<title>wsdual beside other WebSocket servers</title>"
     return "\n".join([opening, title, f"<style>{SVG_STYLE}</style>", *body, "</svg>", ""])
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # Trial and peek
-# ---------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -1724,7 +1736,7 @@ class Login:
     seconds: float = math.inf
 
     def run(self, start: threading.Barrier | None = None, limit: float = 60.0) -> None:
-        """Log in. A wss client connects again at once when it was closed, as the method wants it; who is refused
+        """Log in. A wss client that was closed connects again at once, as the method wants it. Who is refused
         again, or is a ws client, waits, and longer each time."""
         if start:
             start.wait(30)
@@ -1752,7 +1764,7 @@ class Login:
 
 
 def other_addresses(count: int) -> list[str]:
-    """So many loopback addresses, as that many different clients (Linux has them all); else one many times."""
+    """So many loopback addresses, for that many clients (Linux has them all); else the one many times."""
     with contextlib.suppress(OSError), socket.socket() as sock:
         sock.bind(("127.0.0.2", 0))
         return [f"127.0.0.{number}" for number in range(2, 2 + count)]
@@ -1800,7 +1812,8 @@ def measure_method(tools: Tools, detect: str, repeats: int) -> Method:
 
 def run_class(port: int, source: str, number: int) -> list[Login]:
     """30 clients behind one address, every second one on wss, in a drawn order, all at the same moment."""
-    clients = [Login(Address(port, seat % 2 == 0), f"seat{number}-{seat}", source) for seat in range(CLASS_SIZE)]
+    seats = range(CLASS_SIZE)
+    clients = [Login(Address(port, seat % 2 == 0), f"seat{number}-{seat}", source) for seat in seats]
     random.Random(number).shuffle(clients)
     start = threading.Barrier(len(clients))
     threads = [threading.Thread(target=client.run, args=(start,), daemon=True) for client in clients]
@@ -1821,15 +1834,15 @@ def methods_table(found: dict[str, Method]) -> list[list[str]]:
         ["", *found],
         line("TCP connections for one wss login", lambda m: f"{m.connections:g}"),
         line("its time to the first message", lambda m: figure(m.first_message, "s")),
-        line(f"until {CLASS_SIZE} clients behind one address are logged in", lambda m: figure(m.class_seconds, "s")),
-        line("TCP connections that took", lambda m: f"{m.class_connections:g}"),
+        line(f"{CLASS_SIZE} clients behind one address are in after", lambda m: figure(m.class_seconds, "s")),
+        line("TCP connections that they made", lambda m: f"{m.class_connections:g}"),
         line("clients that never got in", lambda m: f"{m.left_outside}"),
     ]
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # The command line
-# ---------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 
 
 def tell(text: str) -> None:
@@ -1862,14 +1875,14 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--rows", type=names(rows), default=list(rows), metavar="NAME,…", help=", ".join(rows))
     add("--peers", type=names(tuple(PEERS)), default=list(PEERS), metavar="NAME,…", help=", ".join(PEERS))
     add("--modes", type=names(("fair", "default")), default=["fair", "default"], metavar="NAME,…")
-    add("--pairs", type=int, default=5, metavar="N", help="pairs of slices for each ratio (5)")
-    add("--slice", type=float, default=0.4, metavar="SECONDS", help="length of a slice (0.4)")
+    add("--pairs", type=int, default=7, metavar="N", help="pairs of slices for each ratio (7)")
+    add("--slice", type=float, default=0.25, metavar="SECONDS", help="length of a slice (0.25)")
     add("--repeats", type=int, default=3, metavar="N", help="methods: how often (3)")
     add("--goals", action="store_true", help="say which goals are met")
     add("--markdown", action="store_true", help="tables to paste into a README")
     add("--svg", type=Path, metavar="FILE", help="draw the ratios")
     add("--json", type=Path, metavar="FILE", help="write every slice")
-    add("--venv", type=Path, default=default_venv(), metavar="DIR", help="the peers' environment (%(default)s)")
+    add("--venv", type=Path, default=default_venv(), metavar="DIR", help="the peers' environment: %(default)s")
     add("--wsdual", type=Path, default=here.parent / "wsdual.py", metavar="FILE", help="another wsdual.py")
     options = parser.parse_args(arguments)
     if not (0 < options.pairs <= 1000 and 0 < options.slice <= 60 and 0 < options.repeats <= 50):
@@ -1899,9 +1912,22 @@ def as_json(results: Results, tools: Tools) -> str:
         for place, found in results.pairs.items()
     }
     failures = {f"{' '.join(place)}: {name}": reason for (place, name), reason in results.failures.items()}
-    alone = {" ".join(place): [[one.figures, one.share] for one in found] for place, found in results.alone.items()}
-    whole = {"versions": tools.versions, "pairs": places, "alone": alone, "memory": results.memory}
-    return json.dumps(whole | {"idle": results.idle, "failures": failures}, indent=1)
+    whole = {"versions": tools.versions, "pairs": places, "failures": failures, "others": results.others}
+    whole["alone"] = {
+        " ".join(place): [[one.figures, one.share] for one in found] for place, found in results.alone.items()
+    }
+    return json.dumps(whole | {"memory": results.memory, "idle": results.idle}, indent=1)
+
+
+def busy_elsewhere() -> float | None:
+    """Seconds of computing on this machine so far that weren't this process or children that have ended (Linux)."""
+    try:
+        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    except OSError:
+        return None
+    user, nice, system, _idle, _wait, irq, softirq, steal = (int(value) for value in fields[:8])
+    busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+    return busy - sum(os.times()[:4])
 
 
 def run_table(tools: Tools, options: argparse.Namespace) -> None:
@@ -1910,6 +1936,7 @@ def run_table(tools: Tools, options: argparse.Namespace) -> None:
         options.modes.remove("fair")
         tell("no 'fair' mode: this system doesn't hold processes to cores, or has one core only")
     results, interrupted = Results(), False
+    begin, busy = time.monotonic(), busy_elsewhere()
     try:
         for mode in options.modes:
             run_mode(results, tools, mode, options.rows, options.pairs, options.slice)
@@ -1919,6 +1946,9 @@ def run_table(tools: Tools, options: argparse.Namespace) -> None:
             run_idle(results, tools)
     except KeyboardInterrupt:
         interrupted = True
+    if busy is not None:
+        whole = (time.monotonic() - begin) * (os.cpu_count() or 1)
+        results.others = max(0.0, ((busy_elsewhere() or busy) - busy) / whole)
     print(report(tools, results, options))
     if options.svg:
         options.svg.write_text(draw_svg(results, options.modes), encoding="utf-8")

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: MIT
+"""Fixtures: servers that run for one test, or one file of tests."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+
+from support import Program, running  # noqa: E402
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Program]]:
+    """Start the program with some flags; it ends with the test, and its log must hold no traceback."""
+    with contextlib.ExitStack() as stack:
+
+        def start_program(*flags: str, **options: Any) -> Program:
+            return stack.enter_context(running(tmp_path, *flags, **options))
+
+        yield start_program
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """A server with the default settings, shared by the tests of one file."""
+    with running(tmp_path_factory.mktemp("server")) as program:
+        yield program

@@ -1,0 +1,367 @@
+# SPDX-License-Identifier: MIT
+"""What the tests share: the real program in a process of its own, and clients made of bare sockets.
+
+The clients are as simple as can be and know nothing of the server's code, so that they can also break
+the rules: send half a frame, a wrong mask, nothing at all.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import re
+import secrets
+import signal
+import socket
+import ssl
+import struct
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+REPO = Path(__file__).resolve().parent.parent
+PATIENCE = 10.0  # seconds that a test waits for what must come; a test that passes never waits so long
+TEXT, BINARY, CLOSE, PING, PONG, CONTINUATION = 0x1, 0x2, 0x8, 0x9, 0xA, 0x0
+
+
+def wait_until(condition: Callable[[], Any], what: str = "", seconds: float = PATIENCE) -> Any:
+    """Return the condition's first true value; fail where there is none in time."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, f"waited {seconds:g} s in vain: {what or condition}"
+        time.sleep(0.02)
+    return value
+
+
+class Program:
+    """wsdual.py, started as a user would; flags as on the command line. Its log is checked at the end."""
+
+    def __init__(self, *flags: str, log: Path, env: dict[str, str] | None = None, port: int = 0) -> None:
+        self.log_path = log
+        command = [sys.executable, str(REPO / "wsdual.py"), "--port", str(port), *flags]
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=output, text=True,
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})},
+            )  # fmt: skip
+        self.banner: list[str] = []
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.banner.append(line.rstrip("\n"))
+            if line.startswith("Ctrl-C"):
+                break
+        else:
+            raise AssertionError(f"the server didn't start: {self.log()}")
+        host, port = re.search(r"(\[[^]]+\]|[\d.]+):(\d+)", self.banner[0]).groups()  # type: ignore[union-attr]
+        self.address = (host.strip("[]"), int(port))
+        self.port = int(port)
+
+    def log(self) -> str:
+        """What the program has written to stderr so far."""
+        return self.log_path.read_text(errors="replace")
+
+    def threads(self) -> int:
+        """How many threads the process has now."""
+        return len(os.listdir(f"/proc/{self.process.pid}/task"))
+
+    def descriptors(self) -> int:
+        """How many files and sockets the process has open now."""
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def memory(self) -> int:
+        """Bytes of memory that the process holds now (RSS)."""
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGESIZE")
+
+    def cpu_seconds(self) -> float:
+        """Seconds of CPU time that the process has used so far."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def end(self, how: int = signal.SIGTERM) -> int:
+        """Send a signal and return the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+        try:
+            return self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError("the server didn't end") from None
+        finally:
+            assert self.process.stdout is not None
+            self.process.stdout.close()
+
+
+@contextlib.contextmanager
+def running(tmp_path: Path, *flags: str, traceback: bool = False, **options: Any) -> Iterator[Program]:
+    """A program that runs for a while; afterwards its log must hold no traceback."""
+    program = Program(*flags, log=tmp_path / f"server-{secrets.token_hex(4)}.log", **options)
+    try:
+        yield program
+    finally:
+        status = program.end()
+    assert ("Traceback" in program.log()) == traceback, program.log()
+    assert status == 0, program.log()
+
+
+def any_tls() -> ssl.SSLContext:
+    """Client settings that trust whatever they get."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def connect(
+    address: tuple[str, int], *, tls: bool | ssl.SSLContext = False, source: str | None = None
+) -> socket.socket:
+    """A connected socket, plain or TLS; source: the address to come from, as 127.0.0.2."""
+    sock = socket.create_connection(address, timeout=PATIENCE, source_address=source and (source, 0) or None)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if tls:
+        context = tls if isinstance(tls, ssl.SSLContext) else any_tls()
+        try:
+            return context.wrap_socket(sock, server_hostname="localhost")
+        except BaseException:
+            sock.close()
+            raise
+    return sock
+
+
+def read_to_end(sock: socket.socket) -> bytes:
+    """All bytes until the other side closes; a reset fails, as it should."""
+    data = b""
+    while piece := sock.recv(65536):
+        data += piece
+    return data
+
+
+def closed(sock: socket.socket) -> bool:
+    """Wait until the other side has closed, by FIN or by reset; False where it sends something."""
+    try:
+        return sock.recv(1) == b""
+    except ConnectionError:
+        return True
+
+
+def http(address: tuple[str, int], request: str | bytes, **options: Any) -> tuple[int, dict[str, str], bytes]:
+    """Send one raw request; return status, headers (names in lower case) and body."""
+    with connect(address, **options) as sock:
+        sock.sendall(request.encode("latin-1") if isinstance(request, str) else request)
+        return parse_response(read_to_end(sock))
+
+
+def parse_response(data: bytes) -> tuple[int, dict[str, str], bytes]:
+    """Take a whole response apart."""
+    head, _, body = data.partition(b"\r\n\r\n")
+    first, *lines = head.decode("latin-1").split("\r\n")
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return int(first.split()[1]), headers, body
+
+
+def get(address: tuple[str, int], path: str = "/", method: str = "GET", **options: Any) -> Any:
+    """A well-made request for a file."""
+    return http(address, f"{method} {path} HTTP/1.1\r\nHost: {address[0]}:{address[1]}\r\n\r\n", **options)
+
+
+def upgrade_request(address: tuple[str, int], path: str = "/echo", **changes: str | None) -> bytes:
+    """A request to upgrade. changes: header name with _ for -, and its value; None leaves it out."""
+    host = f"[{address[0]}]" if ":" in address[0] else address[0]
+    headers: dict[str, str | None] = {
+        "Host": f"{host}:{address[1]}",
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Key": base64.b64encode(secrets.token_bytes(16)).decode(),
+        "Sec-WebSocket-Version": "13",
+    }
+    names = {name.lower(): name for name in headers}
+    for name, value in changes.items():
+        plain = name.replace("_", "-")
+        headers[names.get(plain.lower(), plain)] = value
+    lines = [f"{name}: {value}" for name, value in headers.items() if value is not None]
+    return "\r\n".join([f"GET {path} HTTP/1.1", *lines, "", ""]).encode("latin-1")
+
+
+def frame(opcode: int, payload: bytes = b"", *, fin: bool = True, rsv: int = 0, mask: bytes | None = None,
+          length: int | None = None) -> bytes:  # fmt: skip
+    """One frame of a client. length: what to claim; mask: four bytes, b"" for none (a fault)."""
+    mask = secrets.token_bytes(4) if mask is None else mask
+    size = len(payload) if length is None else length
+    head = bytes([fin << 7 | rsv << 4 | opcode])
+    bit = 0x80 if mask else 0
+    if size < 126:
+        head += bytes([bit | size])
+    elif size < 65536:
+        head += bytes([bit | 126]) + struct.pack("!H", size)
+    else:
+        head += bytes([bit | 127]) + struct.pack("!Q", size)
+    if mask:
+        payload = mask_bytes(payload, mask)
+    return head + mask + payload
+
+
+def mask_bytes(data: bytes, mask: bytes) -> bytes:
+    """XOR with a repeated mask."""
+    repeated = (mask * (len(data) // 4 + 1))[: len(data)]
+    return (int.from_bytes(data, "big") ^ int.from_bytes(repeated, "big")).to_bytes(len(data), "big")
+
+
+def deflate(data: bytes, level: int = 6) -> bytes:
+    """A message as permessage-deflate carries it."""
+    packer = zlib.compressobj(level, zlib.DEFLATED, -15)
+    return (packer.compress(data) + packer.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
+class WebSocket:
+    """A WebSocket client that does what it is told, rules or not."""
+
+    def __init__(
+        self,
+        address: tuple[str, int],
+        path: str = "/echo",
+        *,
+        tls: bool | ssl.SSLContext = False,
+        source: str | None = None,
+        early: bytes = b"",
+        **headers: str | None,
+    ) -> None:
+        self.sock = connect(address, tls=tls, source=source)
+        self._buffer = b""
+        try:
+            self.sock.sendall(upgrade_request(address, path, **headers) + early)
+            while b"\r\n\r\n" not in self._buffer:
+                self._more()
+            head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
+            self.status, self.headers, _ = parse_response(head + b"\r\n\r\n")
+            assert self.status == 101, (head, self._buffer)
+        except BaseException:
+            self.sock.close()
+            raise
+
+    def __enter__(self) -> WebSocket:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.sock.close()
+
+    def _more(self) -> None:
+        data = self.sock.recv(65536)
+        if not data:
+            raise EOFError(self._buffer)
+        self._buffer += data
+
+    def _take(self, size: int) -> bytes:
+        while len(self._buffer) < size:
+            self._more()
+        taken, self._buffer = self._buffer[:size], self._buffer[size:]
+        return taken
+
+    def send(self, message: str | bytes | dict[str, Any]) -> None:
+        """Send one message; a dict as JSON."""
+        if isinstance(message, dict):
+            message = json.dumps(message)
+        self.sock.sendall(frame(TEXT, message.encode()) if isinstance(message, str) else frame(BINARY, message))
+
+    def receive_frame(self) -> tuple[bool, int, int, bytes]:
+        """(FIN, RSV bits, opcode, payload). Raises EOFError at the end."""
+        first, second = self._take(2)
+        assert not second & 0x80, "a server's frames are not masked"
+        size = second & 0x7F
+        if size >= 126:
+            size = int.from_bytes(self._take(2 if size == 126 else 8), "big")
+        return bool(first & 0x80), first >> 4 & 7, first & 15, self._take(size)
+
+    def receive(self) -> str | bytes:
+        """The next message, uncompressed and in one frame."""
+        fin, rsv, opcode, payload = self.receive_frame()
+        assert fin and not rsv and opcode in (TEXT, BINARY), (fin, rsv, opcode, payload)
+        return payload.decode() if opcode == TEXT else payload
+
+    def receive_json(self) -> dict[str, Any]:
+        """The next message, as the JSON object that it is."""
+        return json.loads(self.receive())  # type: ignore[no-any-return]
+
+    def receive_close(self) -> tuple[int, str]:
+        """(code, reason) of the close frame that comes next."""
+        fin, rsv, opcode, payload = self.receive_frame()
+        assert opcode == CLOSE, (opcode, payload[:100])
+        return int.from_bytes(payload[:2], "big"), payload[2:].decode()
+
+    def ask(self, message: str | bytes) -> str | bytes:
+        """Send, and return the answer."""
+        self.send(message)
+        return self.receive()
+
+
+class Native:
+    """A native client: one line, one message."""
+
+    def __init__(self, address: tuple[str, int], *, tls: bool = False, source: str | None = None) -> None:
+        self.sock = connect(address, tls=tls, source=source)
+        self._file = self.sock.makefile("rb")
+
+    def __enter__(self) -> Native:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+        self.sock.close()
+
+    def send(self, message: dict[str, Any] | str) -> None:
+        """Send one line."""
+        line = message if isinstance(message, str) else json.dumps(message)
+        self.sock.sendall(line.encode() + b"\n")
+
+    def receive(self) -> str:
+        """The next line. Raises EOFError at the end."""
+        line = self._file.readline()
+        if not line.endswith(b"\n"):
+            raise EOFError(line)
+        return line[:-1].decode()
+
+    def receive_json(self) -> dict[str, Any]:
+        """The next line, as the JSON object that it is."""
+        return json.loads(self.receive())  # type: ignore[no-any-return]
+
+
+class Watcher:
+    """A watcher of /monitor: collects its messages in a thread of its own."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        self.client = WebSocket(address, "/monitor")
+        self.snapshot = self.client.receive_json()
+        self.events: list[dict[str, Any]] = []
+        self._thread = threading.Thread(target=self._collect, daemon=True)
+        self.client.sock.settimeout(None)
+        self._thread.start()
+
+    def _collect(self) -> None:
+        with contextlib.suppress(EOFError, OSError, AssertionError):
+            while True:
+                self.events.append(self.client.receive_json())
+
+    def __enter__(self) -> Watcher:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        with contextlib.suppress(OSError):
+            self.client.sock.shutdown(socket.SHUT_RDWR)
+        self._thread.join(PATIENCE)
+        self.client.sock.close()
+
+    def find(self, step: str, **facts: Any) -> list[dict[str, Any]]:
+        """The events of a step so far, that have these facts."""
+        return [e for e in tuple(self.events)
+                if e.get("step") == step and all(e.get(k) == v for k, v in facts.items())]  # fmt: skip
+
+    def wait_for(self, step: str, **facts: Any) -> dict[str, Any]:
+        """The first event of a step that has these facts, waited for."""
+        return wait_until(lambda: self.find(step, **facts), f"{step} {facts}")[0]  # type: ignore[no-any-return]
