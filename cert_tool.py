@@ -350,14 +350,14 @@ WINDOWS = """The system, Chrome and Edge (Windows asks whether you are sure), th
     certutil -user -delstore Root {sha1}
 Firefox 120 and newer trusts what Windows trusts (older: about:config, security.enterprise_roots.enabled).
 """
-EVERYWHERE = """Firefox without any of this: open the server's https:// address once, Advanced, accept the risk
+EVERYWHERE = """Firefox without all that: open the server's https:// address once, Advanced, accept the risk
   take it back: about:preferences#privacy, View Certificates, Servers, Delete
 """
 NO_SAFARI = "Safari: exists on Apple's systems only\n"
 
 
 def how_to_trust(certificate: x509.Certificate, crt: pathlib.Path, platform: str = sys.platform) -> str:
-    """How a machine's system and browsers come to trust the certificate in the file `crt`, and forget it.
+    """How a machine's system and browsers come to trust the certificate in the file `crt`, or forget it.
 
     The commands can be pasted. `platform` is what sys.platform says on that machine.
     """
@@ -375,7 +375,7 @@ def how_to_trust(certificate: x509.Certificate, crt: pathlib.Path, platform: str
 
 
 def chrome_database() -> str:
-    """Where Chrome on Linux keeps what it trusts: since version 146 the second place, if there is no first."""
+    """Where Chrome on Linux keeps what it trusts: the second place if there is no first (since 146)."""
     places = ("~/.pki/nssdb", "~/.local/share/pki/nssdb")
     existing = [place for place in places if os.path.isdir(os.path.expanduser(place))]
     return (existing or places)[0].replace("~", "$HOME")
@@ -462,6 +462,11 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog=prog, description=description, allow_abbrev=False)
         source = "the password is its first line (else: $WSDUAL_PASSWORD)"
         self.add_argument("--password-file", metavar="FILE", help=source)
+        self.add_argument("--password", type=self.refuse, help=argparse.SUPPRESS)
+
+    @staticmethod
+    def refuse(_: str) -> NoReturn:  # and without repeating it, as argparse would
+        raise argparse.ArgumentTypeError("others can read a command: use --password-file or $WSDUAL_PASSWORD")
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"cert_tool.py: {message} (--help tells more)\n")
@@ -529,10 +534,11 @@ def explain(error: Exception) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
+    sys.stdin = sys.stdin or open(os.devnull)  # a service may have been started without one
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for names that the terminal can't write
     try:
-        if arguments[:1] == ["show"]:
+        if arguments and arguments[0] == "show":
             show_as_flagged(arguments[1:])
         elif arguments:
             make_as_flagged(arguments)

@@ -915,8 +915,6 @@ class LimitedDeflate(PerMessageDeflate):
     It also leaves control frames alone: wsproto's takes one in the middle of a message for its end.
     """
 
-    SMALL = 256  # bytes; below, compressing costs more than it saves, and 256 KB of zlib's memory
-
     def __init__(self, limit: int) -> None:
         super().__init__()
         self._limit, self._in_control_frame = limit, False
@@ -952,14 +950,6 @@ class LimitedDeflate(PerMessageDeflate):
     ) -> bytes | CloseReason | None:
         """End a message, but not for a control frame in the midst of it."""
         return None if self._in_control_frame else super().frame_inbound_complete(proto, fin)
-
-    def frame_outbound(
-        self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, data: bytes, fin: bool
-    ) -> tuple[RsvBits, bytes]:
-        """Compress what is worth it; whoever agreed on deflate also takes plain frames (section 6)."""
-        if len(data) < self.SMALL:
-            return rsv, data
-        return super().frame_outbound(proto, opcode, rsv, data, fin)
 
 
 class MessageLimit(Extension):
@@ -1332,7 +1322,7 @@ class Peer:
         with self.wire.lock:
             if self._closing is None:
                 self._closing = Deadline(self._limits.closing)
-                self.ended = {"code": code, "why": reason or "closed by the server"}
+                self.ended = self.ended or {"code": code, "why": reason or "closed by the server"}
                 self.wire.put(self._encode_close(code, reason))
                 closed_here = True
             else:

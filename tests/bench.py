@@ -17,14 +17,14 @@ How a figure is made
     one core in 'fair'                        the other core in 'fair'
 
 Absolute figures drift: by the minute, with the machine's temper, by a third or more. So nothing is measured
-alone. wsdual and one peer take turns in short slices (A B, B A, A B, ...), every two neighbours give one ratio,
-and the table shows the median of these ratios. Beside it stands the median of each server's own slices, to
-give an idea; wsdual's is over all its slices, so the two figures needn't divide to the ratio.
+alone. wsdual and one peer take turns in short slices (A B, B A, A B, ...), two neighbours give one ratio, and
+the table shows the median of these ratios. Beside it stands the median of each server's own slices, for an
+idea; wsdual's is over all its slices, so the two figures needn't divide to the ratio.
 
 - A ratio says how many times as good wsdual is: 2.00x is twice the messages a second, or half the time, or
   half the memory. Below 1.00x the peer is better.
 - 'fair': all processes of the server share one core, the load has another one. 'default': everything starts
-  as a user would start it and the system places it; wsdual then holds itself to one core, the load isn't held.
+  as a user would start it, and the system places it, the load too; wsdual then holds itself to one core.
 - 'load' is the share of one core that the load used against wsdual. Near 100 % it is the load that was
   measured. Each slice's own share is in the JSON.
 - Every answer is checked: small ones byte by byte, large ones whole at first and then by length and end.
@@ -50,7 +50,7 @@ idle            wsdual alone: 5,000 idle connections, then one echo on each
 What was done to the peers: TCP_NODELAY is set for simple-websocket and websocket-server, which leave Nagle's
 algorithm on (websockets and HAProxy turn it off themselves). websocket-server's backlog is 128 instead of 5.
 simple-websocket sits on a plain threaded socket server, which does the TLS. HAProxy and the server behind it
-share one core in 'fair'. Messages are text (websocket-server has no binary), the client offers no compression.
+share one core in 'fair'. Messages are text (websocket-server has no binary), nothing is compressed.
 'wsproto alone' is no server: wsproto in a loop on ready-made bytes, without a socket and without TLS.
 """
 
@@ -117,7 +117,6 @@ class Peer:
 
     title: str
     package: str
-    has_chat: bool = True
 
 
 PEERS = {
@@ -126,7 +125,7 @@ PEERS = {
     "simple-websocket": Peer("simple-websocket", "simple-websocket"),
     "websocket-server": Peer("websocket-server", "websocket-server"),
     "haproxy": Peer("HAProxy + asyncio", "websockets"),
-    LIMIT: Peer("wsproto alone", "wsproto", has_chat=False),
+    LIMIT: Peer("wsproto alone", "wsproto"),
 }
 PACKAGES = ("wsproto", "h11", "cryptography", "websockets", "simple-websocket", "websocket-server")
 
@@ -287,8 +286,8 @@ def serve_wsproto_alone(port: int, app: str, cert: str | None) -> None:
 
     def echo_batch() -> bytes:
         connection.receive_data(batch)
-        events = connection.events()
-        return b"".join(connection.send(TextMessage(data=event.data)) for event in events)
+        messages = (event for event in connection.events() if isinstance(event, TextMessage))
+        return b"".join(connection.send(TextMessage(data=message.data)) for message in messages)
 
     if echo_batch() != SMALL_ECHO * WINDOW:
         sys.exit("wsproto didn't echo")
@@ -851,7 +850,7 @@ def fail(reason: str) -> Any:
 
 @functools.cache
 def large_frames() -> tuple[bytes, bytes]:
-    """The large message as a client sends it and as a server sends it; its text repeats nowhere near a block."""
+    """The large message as a client sends it and as a server sends it."""
     text = b" ".join(b"%d" % number for number in range(200_000))[:LARGE_SIZE]
     return frame(text), frame(text, masked=False)
 
@@ -922,11 +921,14 @@ def measure_first(address: Address, seconds: float) -> Slice:
 class Crowd:
     """Many connections that mostly wait. They answer pings, or servers would drop them."""
 
+    alive: set[Crowd] = set()
+
     def __init__(self, address: Address) -> None:
         self.address = address
         self.members: list[Member] = []
         self.poller = new_poller()
         self.by_fd: dict[int, Member] = {}
+        self.alive.add(self)
 
     def add(self) -> Member:
         """One more connection, through its upgrade."""
@@ -937,11 +939,16 @@ class Crowd:
         return member
 
     def drain(self) -> int:
-        """Take what has arrived on any connection, answer the pings in it; the number of connections it was."""
+        """Take what has arrived on any connection, answer the pings in it; on how many it was."""
         ready = self.poller.poll(0)
         for fd, _ in ready:
             self.by_fd[fd].texts()
         return len(ready)
+
+    def drain_all(self) -> None:
+        """Drain the other crowds too: filling this one may take longer than their servers wait for a pong."""
+        for crowd in self.alive:
+            crowd.drain()
 
     def settle(self, quiet: float = 0.3, limit: float = 30.0) -> None:
         """Drain until nothing has come for `quiet` seconds."""
@@ -954,6 +961,7 @@ class Crowd:
 
     def close(self) -> None:
         """Close all of them, without a word."""
+        self.alive.discard(self)
         for member in self.members:
             member.sock.close()
 
@@ -979,8 +987,8 @@ class Member:
                 self.sock.sendall(frame(payload, PONG))
             elif opcode == TEXT:
                 found.append(payload)
-            else:
-                raise Failed(f"unexpected frame, opcode {opcode}")
+            elif opcode != PONG:
+                raise Failed(f"the server closed a connection: {payload[2:].decode() or payload.hex()}")
         return found
 
     def _next_frame(self) -> tuple[int, bytes] | None:
@@ -1018,7 +1026,7 @@ class ChatRoom(Crowd):
                 for number in range(USERS):
                     self._log_in(f"user{number}")
                     if number % 10 == 0:
-                        self.drain()
+                        self.drain_all()
                 self.settle()
             self._length = -1  # of the frame that brings a line; learned from the first one
             self._say()
@@ -1495,6 +1503,13 @@ def mode_table(results: Results, mode: str, peers: Sequence[str]) -> list[list[s
     return table
 
 
+def with_figures(results: Results, mode: str, peers: Sequence[str]) -> list[str]:
+    """The peers that have a column: those that took part in some row."""
+    took_part = {name for place, found in results.pairs.items() if place[0] == mode for name in found}
+    took_part |= {name for place, name in results.failures if place[0] == mode}
+    return [name for name in peers if name in took_part]
+
+
 def paired_cell(results: Results, place: Place, key: str, peer: str) -> str:
     """A peer's figure and the ratio."""
     ratio = results.ratio(place, key, peer)
@@ -1556,7 +1571,7 @@ def report(tools: Tools, results: Results, options: argparse.Namespace) -> str:
     bullet = "- " if options.markdown else ""
     parts = ["\n".join(bullet + line for line in head(tools, results, options.pairs, options.slice))]
     for mode in options.modes:
-        table = mode_table(results, mode, peers)
+        table = mode_table(results, mode, with_figures(results, mode, peers))
         if len(table) > 1:
             title = f"### {mode}" if options.markdown else f"{mode}:"
             parts += [title, draw_table(table, options.markdown)]
@@ -1692,7 +1707,8 @@ def panel(results: Results, mode: str, wire: str, x: int, y: int) -> tuple[list[
                 f'<rect class="{kind}" x="{x + LABEL}" y="{y - 5}" width="{width:.1f}" height="11" rx="1.5"/>'
             )
             more = " →" if ratio > CLIP else ""
-            lines.append(svg_text(x + LABEL + width + 4, y + 4, "value", times_as_good(ratio) + more))
+            end = x + LABEL + max(width, unit) + 4  # right of the dashed line in any case
+            lines.append(svg_text(end, y + 4, "value", times_as_good(ratio) + more))
         even = x + LABEL + unit
         lines.append(f'<line class="even" x1="{even:.1f}" x2="{even:.1f}" y1="{top}" y2="{y + 8}"/>')
         y += BAR_STEP + 11
@@ -1882,7 +1898,7 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--markdown", action="store_true", help="tables to paste into a README")
     add("--svg", type=Path, metavar="FILE", help="draw the ratios")
     add("--json", type=Path, metavar="FILE", help="write every slice")
-    add("--venv", type=Path, default=default_venv(), metavar="DIR", help="the peers' environment: %(default)s")
+    add("--venv", type=Path, default=default_venv(), metavar="DIR", help="the peers' place (%(default)s)")
     add("--wsdual", type=Path, default=here.parent / "wsdual.py", metavar="FILE", help="another wsdual.py")
     options = parser.parse_args(arguments)
     if not (0 < options.pairs <= 1000 and 0 < options.slice <= 60 and 0 < options.repeats <= 50):
@@ -1920,7 +1936,7 @@ def as_json(results: Results, tools: Tools) -> str:
 
 
 def busy_elsewhere() -> float | None:
-    """Seconds of computing on this machine so far that weren't this process or children that have ended (Linux)."""
+    """Seconds that this machine has computed for others than this process and its ended children (Linux)."""
     try:
         fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
     except OSError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import datetime
 import json
 import os
 import re
@@ -22,9 +23,16 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import pkcs12
+from cryptography.x509.oid import NameOID
 
 REPO = Path(__file__).resolve().parent.parent
 PATIENCE = 10.0  # seconds that a test waits for what must come; a test that passes never waits so long
@@ -268,7 +276,8 @@ class WebSocket:
         """Send one message; a dict as JSON."""
         if isinstance(message, dict):
             message = json.dumps(message)
-        self.sock.sendall(frame(TEXT, message.encode()) if isinstance(message, str) else frame(BINARY, message))
+        opcode, payload = (TEXT, message.encode()) if isinstance(message, str) else (BINARY, message)
+        self.sock.sendall(frame(opcode, payload))
 
     def receive_frame(self) -> tuple[bool, int, int, bytes]:
         """(FIN, RSV bits, opcode, payload). Raises EOFError at the end."""
@@ -365,3 +374,64 @@ class Watcher:
     def wait_for(self, step: str, **facts: Any) -> dict[str, Any]:
         """The first event of a step that has these facts, waited for."""
         return wait_until(lambda: self.find(step, **facts), f"{step} {facts}")[0]  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A private key and its certificate, made for a test."""
+
+    key: ec.EllipticCurvePrivateKey
+    certificate: x509.Certificate
+
+    def pem(self) -> bytes:
+        """The certificate."""
+        return self.certificate.public_bytes(serialization.Encoding.PEM)
+
+    def der(self) -> bytes:
+        """The certificate, as a socket's getpeercert(True) has it."""
+        return self.certificate.public_bytes(serialization.Encoding.DER)
+
+    def key_pem(self, password: str | None = None) -> bytes:
+        """The key, encrypted where there is a password."""
+        form = serialization.PrivateFormat.PKCS8
+        return self.key.private_bytes(serialization.Encoding.PEM, form, encryption(password))
+
+    def pfx(self, password: str | None = None, others: Sequence[Identity] = ()) -> bytes:
+        """A PKCS#12 file of both, and the certificates of others in the given order."""
+        extra = [other.certificate for other in others] or None
+        return pkcs12.serialize_key_and_certificates(
+            b"test", self.key, self.certificate, extra, encryption(password)
+        )
+
+
+def encryption(password: str | None) -> serialization.KeySerializationEncryption:
+    """How to encrypt a key."""
+    if password is None:
+        return serialization.NoEncryption()
+    return serialization.BestAvailableEncryption(password.encode())
+
+
+def make_identity(name: str, issuer: Identity | None = None, *, authority: bool = False) -> Identity:
+    """Make a key with a certificate, signed by the issuer or by itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    signer = issuer.key if issuer else key
+    usage = dict.fromkeys(
+        ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "encipher_only",
+         "decipher_only"), False)  # fmt: skip
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer.certificate.subject if issuer else subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), False)
+        .add_extension(x509.BasicConstraints(authority, None), True)
+        .add_extension(x509.KeyUsage(not authority, key_cert_sign=authority, crl_sign=authority, **usage), True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), False)
+    )
+    return Identity(key, builder.sign(signer, hashes.SHA256()))
