@@ -202,10 +202,10 @@ class DualServer(socketserver.ThreadingTCPServer):
         self.origins = frozenset(origin.lower().rstrip("/") for origin in origins)
         self.static = None if static is None else Path(static).resolve()
         self.observers: list[Callable[[dict[str, Any]], None]] = []
-        self.connections: dict[int, Connection] = {}  # guarded by _changed, as are the next two
+        self._changed = threading.Condition()  # guards the next four
+        self._connections: dict[int, Connection] = {}
         self._last_id = 0
-        self._doormen = 0
-        self._changed = threading.Condition()
+        self._seats = self._doormen = 0  # threads that serve, and that turn away
         if ":" in address[0]:
             self.address_family = socket.AF_INET6
         super().__init__(address, Connection)
@@ -228,25 +228,34 @@ class DualServer(socketserver.ThreadingTCPServer):
             raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Start the connection's thread. Over the limit a doorman's, and past those just close."""
+        """Start the connection's thread; where there are too many already, a doorman's, or none."""
         with self._changed:
-            full = len(self.connections) + self._doormen >= self.limits.clients
-            if full and self._doormen >= 50:
-                self.shutdown_request(request)
-                return
-            self._doormen += full
-        target = self.turn_away if full else self.process_request_thread
+            full = self._seats >= self.limits.clients
+            crowded = full and self._doormen >= self.DOORMEN
+            self._seats += not full
+            self._doormen += full and not crowded
+        serve = self.turn_away if full else self.process_request_thread
         try:
-            threading.Thread(target=target, args=(request, client_address), daemon=True).start()
-        except (RuntimeError, MemoryError):  # no more threads: refuse this one, go on
+            if not crowded:
+                threading.Thread(target=serve, args=(request, client_address), daemon=True).start()
+        except (RuntimeError, MemoryError):
             log.warning("refused a connection: no thread to be had")
-            with self._changed:
-                self._doormen -= full
+            self._leave(full)
+            crowded = True
+        if crowded:
             self.shutdown_request(request)
 
+    DOORMEN = 50  # clients that are told at once that there are too many; further ones are just closed
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Serve one connection, in its own thread."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._leave(False)
+
     def turn_away(self, request: socket.socket, client_address: Any) -> None:
-        """Tell one client too many, if it speaks plain HTTP, that it is one too many."""
-        log.info("turned away, as there are %d clients", self.limits.clients)
+        """Tell one client too many that it is one, if it speaks plain HTTP. In a thread of its own."""
         wire = Wire(request, self)
         try:
             if classify(wire.peek(Deadline(1.0))) is Verdict.HTTP:
@@ -254,30 +263,33 @@ class DualServer(socketserver.ThreadingTCPServer):
                 with wire.lock:
                     wire.put(answer)
         except OSError:
-            pass
+            pass  # it has gone by itself
         finally:
             wire.close(1.0)
-            with self._changed:
-                self._doormen -= 1
-                self._changed.notify_all()
+            self._leave(True)
+
+    def _leave(self, doorman: bool) -> None:
+        with self._changed:
+            self._doormen -= doorman
+            self._seats -= not doorman
+            self._changed.notify_all()
 
     def enter(self, connection: Connection) -> int:
         """Enter a connection in the register and return its number."""
         with self._changed:
             self._last_id += 1
-            self.connections[self._last_id] = connection
+            self._connections[self._last_id] = connection
             return self._last_id
 
     def leave(self, connection: Connection) -> None:
         """Strike a connection off the register."""
         with self._changed:
-            self.connections.pop(connection.id, None)
-            self._changed.notify_all()
+            del self._connections[connection.id]
 
     def everyone(self) -> tuple[Connection, ...]:
         """All connections in the register."""
         with self._changed:
-            return tuple(self.connections.values())
+            return tuple(self._connections.values())
 
     def tell(self, connection: Connection, step: str, **facts: Any) -> None:
         """Tell the observers one step of a connection. Never call it while holding a lock."""
@@ -304,7 +316,7 @@ class DualServer(socketserver.ThreadingTCPServer):
 
     def _wait_until_empty(self, seconds: float) -> bool:
         with self._changed:
-            return self._changed.wait_for(lambda: not self.connections, seconds)
+            return self._changed.wait_for(lambda: not self._seats, seconds)
 
 
 class Connection(socketserver.BaseRequestHandler):
@@ -494,10 +506,12 @@ class Connection(socketserver.BaseRequestHandler):
             return
         if local and origin in ("null", "file://"):
             return  # a page opened from the disk
-        if split_port(urlsplit(origin).netloc, origin.startswith("https:")) != split_port(
-            head.authority, self.wire.tls is not None
-        ):
-            raise Refused(f"foreign origin {origin!r}: allow it with --origin {origin}", 403)
+        try:
+            theirs = split_port(urlsplit(origin).netloc, origin.startswith("https:"))
+        except ValueError:
+            theirs = None
+        if theirs != split_port(head.authority, self.wire.tls is not None):
+            raise Refused(f"a page of the foreign origin {origin}: allow it with --origin {origin}", 403)
 
     def serve_file(self, http: h11.Connection, request: h11.Request) -> None:
         """Send a file from the static folder."""
@@ -513,11 +527,14 @@ class Connection(socketserver.BaseRequestHandler):
             headers = [("Content-Type", content_type(path)), ("Content-Length", str(size)), *common_headers()]
             with self.wire.lock:
                 self.wire.put(http.send(h11.Response(status_code=200, headers=headers)) or b"")
-            while request.method == b"GET" and size > 0 and (data := file.read(min(size, RECEIVED_BYTES))):
+            while request.method == b"GET" and not self.wire.gone:
+                data = file.read(min(size, RECEIVED_BYTES))
+                if not data:
+                    break
                 size -= len(data)
                 with self.wire.lock:
                     self.wire.put(http.send(h11.Data(data=data)) or b"")
-                self.wire.drain(Deadline(self.server.limits.ping), down_to=4 * RECEIVED_BYTES)
+                self.wire.drain(self.server.limits.ping, down_to=4 * RECEIVED_BYTES)
         self.ended = {"why": "200 OK"}
 
     def serve_native(self) -> None:
@@ -542,9 +559,8 @@ class Connection(socketserver.BaseRequestHandler):
         try:
             app(peer)
             peer.close(1000)
-        except PeerGone as gone:
-            if gone.args[1] is not peer:
-                raise
+        except PeerGone:
+            pass
         except Exception:
             log.exception("the application at %s failed, with %s:%d", self.path, *self.address)
             peer.close(1011, "the application failed")
@@ -802,16 +818,21 @@ def check_upgrade(request: h11.Request) -> UpgradeRequest:
         raise Refused("Sec-WebSocket-Key isn't 16 bytes in base64") from None
     authority = one("Host").decode("latin-1").lower()
     origin = one("Origin").decode("latin-1").lower() if header_values(request, b"origin") else None
+    if not (origin or "-").isprintable():
+        raise Refused("a bad Origin")
     extensions = b",".join(header_values(request, b"sec-websocket-extensions")).decode("latin-1")
-    host = split_port(authority)[0]
+    try:
+        host = split_port(authority)[0]
+    except ValueError:
+        raise Refused("a bad Host") from None
     return UpgradeRequest(origin_form(request), authority, host, key, origin, extensions)
 
 
 def split_port(authority: str, tls: bool = False) -> tuple[str, int]:
-    """Split "host:port"; without a port it is the scheme's. Raises Refused. (RFC 9110 section 7.2)"""
+    """Split "host:port"; without a port it is the scheme's. Raises ValueError. (RFC 9110 section 7.2)"""
     match = re.fullmatch(r"([a-z0-9._~-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?", authority)
     if not match:
-        raise Refused(f"a bad Host or Origin: {authority[:100]!r}")
+        raise ValueError(authority)
     return match[1], int(match[2] or (443 if tls else 80))
 
 
@@ -1114,10 +1135,11 @@ class Wire:
         with self.lock:
             return self.sock.pending()  # type: ignore[attr-defined, no-any-return]
 
-    def drain(self, deadline: Deadline, down_to: int = 0) -> None:
-        """Wait until no more than so many bytes are left to send. Drops a client that takes too long."""
+    def drain(self, patience: float, down_to: int = 0) -> None:
+        """Wait until no more than down_to bytes are left to send. A client that takes none of them
+        for as long as patience, in seconds, is dropped."""
         while len(self._backlog) > down_to:
-            if not wait(self.sock, WRITABLE, deadline.left()):
+            if not wait(self.sock, WRITABLE, patience):
                 self.drop("it doesn't read what it is sent")
             self.flush()
 
@@ -1127,16 +1149,13 @@ class Wire:
         Closing a socket with unread bytes resets the connection, which can destroy what was just sent.
         """
         deadline = Deadline(seconds)
-        with contextlib.suppress(OSError, ValueError):
-            self.sock.setblocking(False)
-            self.drain(deadline)
-            with self.lock:
-                if not self.gone and isinstance(self.sock, ssl.SSLSocket):
-                    with contextlib.suppress(ssl.SSLWantReadError):
-                        self.sock.unwrap()
-            socket.socket.shutdown(self.sock, socket.SHUT_WR)
-            while not (self._at_end or self.gone) and wait(self.sock, READABLE, deadline.left()):
-                self._at_end = not socket.socket.recv(self.sock, RECEIVED_BYTES)
+        with contextlib.suppress(OSError):
+            while self._backlog and deadline.left() and wait(self.sock, WRITABLE, deadline.left()):
+                self.flush()
+            self.end_sending()
+            while not (self._at_end or self.gone) and deadline.left():
+                if wait(self.sock, READABLE, deadline.left()):
+                    self._at_end = not socket.socket.recv(self.sock, RECEIVED_BYTES)
         with self.lock:
             self.gone = self.gone or "closed"
             self.sock.close()
@@ -1193,11 +1212,16 @@ class Wire:
                 # Not SSLSocket.shutdown: that forgets TLS, and what is sent after it goes in clear.
                 socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
 
-    def wake(self) -> None:
-        """Make the own thread's wait end, as if the client had sent its last byte."""
+    def end_sending(self) -> None:
+        """Say that nothing more will come: close_notify where there is TLS, then FIN. Never waits, and
+        leaves a backlog to close(), which does the same once more."""
         with self.lock, contextlib.suppress(OSError):
-            if not self.gone:
-                socket.socket.shutdown(self.sock, socket.SHUT_RD)
+            if self.gone or self._backlog:
+                return
+            if isinstance(self.sock, ssl.SSLSocket):
+                with contextlib.suppress(OSError, ValueError):  # it would like to wait for the answer
+                    self.sock.unwrap()
+            socket.socket.shutdown(self.sock, socket.SHUT_WR)
 
 
 class Drainer:
@@ -1308,7 +1332,7 @@ class Peer:
             self._make_room()
         taken = self._post(self._encode, message)
         if own and not taken:
-            raise PeerGone(self.wire.gone or "closed", self)
+            raise PeerGone(self.wire.gone or "closed")
         return taken
 
     def close(self, code: int = 1000, reason: str = "") -> None:
@@ -1353,7 +1377,7 @@ class Peer:
     def _make_room(self) -> None:
         """Own thread: who doesn't read isn't read either."""
         if self.wire.backlog > self._limits.message:
-            self.wire.drain(Deadline(self._limits.ping), down_to=self._limits.message)
+            self.wire.drain(self._limits.ping, down_to=self._limits.message)
 
     def _receive(self) -> bytes:
         """Own thread: the next bytes, b"" where there will be none. Looks after dead clients."""
@@ -1505,7 +1529,7 @@ class LinePeer(Peer):
             self.close(1007, str(error))
 
     def _encode(self, message: str | bytes) -> bytes:
-        line = message.encode() if isinstance(message, str) else bytes(message)
+        line = message.encode() if isinstance(message, str) else message
         if b"\n" in line:
             raise ValueError("a native client's message is a line: no newline in it")
         return line + b"\n"
@@ -1515,7 +1539,7 @@ class LinePeer(Peer):
         return b"" if code == 1000 else self._encode(say("error", reason=reason))
 
     def _said_goodbye(self) -> None:
-        self.wire.wake()
+        self.wire.end_sending()
 
     def _patience(self) -> float:
         """The first line has a deadline; after that TCP keep-alive watches."""
@@ -1798,6 +1822,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     signal.signal(signal.SIGTERM, end_the_program)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, end_the_program)  # the terminal was closed
     try:
         tls, about = prepare_tls(options)
         server = make_server(options, tls)
@@ -1815,6 +1841,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     return 0
+
+
+class Program(DualServer):
+    """A DualServer that takes up a renewed certificate: on SIGHUP, or when a file of it has changed.
+
+    New connections get a new context; the one in use is never changed. service_actions runs in the
+    main thread, between two calls of accept.
+    """
+
+    options: argparse.Namespace
+    hung_up = False  # set by the signal, in the main thread as well
+
+    def watch(self, options: argparse.Namespace) -> None:
+        """Begin to look after the files that the flags name."""
+        self.options, self._seen, self._next_look = options, self._stamps(options), time.monotonic() + 1
+        self._has_terminal = os.isatty(0)
+        if options.cert and hasattr(signal, "SIGHUP"):
+            signal.signal(signal.SIGHUP, lambda *_: setattr(self, "hung_up", True))
+
+    def service_actions(self) -> None:
+        """Called by serve_forever about twice a second."""
+        if self.options.cert is None or not (self.hung_up or time.monotonic() > self._next_look):
+            return
+        if self.hung_up and self._has_terminal and not os.isatty(0):
+            raise KeyboardInterrupt  # that was no call to renew: the terminal has been closed
+        stamps = self._stamps(self.options)
+        if self.hung_up or stamps != self._seen:
+            try:
+                self.tls, about = prepare_tls(self.options)
+                log.info("certificate renewed: %s", "; ".join(about))
+            except (OSError, ValueError) as error:
+                log.error("the old certificate stays in use: %s", explain(error, self.options))
+        self._seen, self.hung_up, self._next_look = stamps, False, time.monotonic() + 1
+
+    @staticmethod
+    def _stamps(options: argparse.Namespace) -> list[object]:
+        stamps: list[object] = []
+        for name in (options.cert, options.key, options.client_ca, options.password_file):
+            with contextlib.suppress(OSError):
+                about = os.stat(name or "")
+                stamps.append((name, about.st_mtime_ns, about.st_size, about.st_ino))
+        return stamps
 
 
 def end_the_program(number: int, frame: FrameType | None) -> None:
@@ -1846,6 +1914,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--static", default=str(Path(__file__).parent / "static"), help="the page (beside the module)")
     add("--no-pin", action="store_true", help="don't hold the process to one core")
     add("-v", "--verbose", action="store_true", help="tell every step of every connection")
+    parser.set_defaults(typed=None)
     return parser.parse_args(arguments)
 
 
@@ -1906,9 +1975,11 @@ def find_password(options: argparse.Namespace) -> str | None:
     if "WSDUAL_PASSWORD" in os.environ:
         return os.environ["WSDUAL_PASSWORD"]
     locked = options.key or options.cert
-    if not sys.stdin.isatty():
-        raise ValueError(f"{locked} has a password: give it by --password-file or $WSDUAL_PASSWORD")
-    return getpass.getpass(f"Password of {locked}: ")
+    if options.typed is None:  # asked once; a renewed file has the same password
+        if not sys.stdin.isatty():
+            raise ValueError(f"{locked} has a password: give it by --password-file or $WSDUAL_PASSWORD")
+        options.typed = getpass.getpass(f"Password of {locked}: ")
+    return str(options.typed)
 
 
 def needs_password(cert: Path, key: Path | None) -> bool:
@@ -1949,11 +2020,12 @@ def make_server(options: argparse.Namespace, tls: ssl.SSLContext) -> DualServer:
     chat = Chat()
     apps: dict[str, Application] = {"/chat": chat, "/echo": echo}
     apps["/"] = apps["/" + options.app]
-    server = DualServer(
+    server = Program(
         (options.host, options.port), apps, tls=tls, detect=options.detect, memory=options.memory,
         limits=limits, origins=options.origin, static=options.static,
     )  # fmt: skip
     server.apps["/monitor"] = Monitor(server)
+    server.watch(options)
     if options.verbose:
         server.observers.append(log_event)
     return server

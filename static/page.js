@@ -191,6 +191,7 @@ class ClientHalf {
     if (state === "waiting") countDown(byId("state"), milliseconds);
     const isLoggedIn = name !== null;
     byId("connect").textContent = { open: "Log in", waiting: "Try now" }[state] ?? "Connect";
+    byId("connection").classList.toggle("logged-in", isLoggedIn); // then there is nothing to fill in
     byId("connect").disabled = isLoggedIn || state === "connecting";
     byId("name").readOnly = isLoggedIn;
     byId("text").disabled = byId("say").disabled = !isLoggedIn;

@@ -8,6 +8,7 @@ the rules: send half a frame, a wrong mask, nothing at all.
 from __future__ import annotations
 
 import base64
+import concurrent.futures
 import contextlib
 import datetime
 import json
@@ -417,9 +418,7 @@ def make_identity(name: str, issuer: Identity | None = None, *, authority: bool 
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.timezone.utc)
     signer = issuer.key if issuer else key
-    usage = dict.fromkeys(
-        ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "encipher_only",
-         "decipher_only"), False)  # fmt: skip
+    usage = x509.KeyUsage(not authority, False, False, False, False, authority, authority, False, False)
     builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -430,8 +429,117 @@ def make_identity(name: str, issuer: Identity | None = None, *, authority: bool 
         .not_valid_after(now + datetime.timedelta(days=1))
         .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), False)
         .add_extension(x509.BasicConstraints(authority, None), True)
-        .add_extension(x509.KeyUsage(not authority, key_cert_sign=authority, crl_sign=authority, **usage), True)
+        .add_extension(usage, True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), False)
     )
     return Identity(key, builder.sign(signer, hashes.SHA256()))
+
+
+# ---- for the attacks: what must hold whatever a client does
+
+
+class HandTLS:
+    """A TLS client that hands its records out, so that a test can hold some back, cut or spoil them."""
+
+    def __init__(self, address: tuple[str, int], *, context: ssl.SSLContext | None = None) -> None:
+        self.sock = connect(address)
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = (context or any_tls()).wrap_bio(self._in, self._out, server_hostname="localhost")
+
+    def __enter__(self) -> HandTLS:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.sock.close()
+
+    def hello(self) -> bytes:
+        """The ClientHello, not yet sent."""
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self.tls.do_handshake()
+        return self._out.read()
+
+    def handshake(self, send: Callable[[bytes], object] | None = None) -> None:
+        """Do the handshake to its end; send: what puts bytes on the wire."""
+        send = send or self.sock.sendall
+        while True:
+            try:
+                self.tls.do_handshake()
+                return send(self._out.read()) and None
+            except ssl.SSLWantReadError:
+                send(self._out.read())
+                self._feed()
+
+    def _feed(self) -> None:
+        data = self.sock.recv(65536)
+        self._in.write(data) if data else self._in.write_eof()
+
+    def encrypt(self, data: bytes) -> bytes:
+        """The records that carry some bytes."""
+        self.tls.write(data)
+        return self._out.read()
+
+    def goodbye(self) -> bytes:
+        """The record that says close_notify."""
+        with contextlib.suppress(ssl.SSLError):
+            self.tls.unwrap()
+        return self._out.read()
+
+    def receive(self) -> bytes:
+        """The next bytes, decrypted; b"" at close_notify. Raises SSLEOFError at an end without it."""
+        while True:
+            try:
+                return self.tls.read(65536)
+            except ssl.SSLZeroReturnError:
+                return b""
+            except ssl.SSLWantReadError:
+                self._feed()
+
+    def receive_until(self, what: bytes) -> bytes:
+        """All bytes up to some that hold this."""
+        data = b""
+        while what not in data:
+            more = self.receive()
+            assert more, data
+            data += more
+        return data
+
+
+def reset(sock: socket.socket) -> None:
+    """Close with a reset, as a crashed program or a cut cable's other end does."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    socket.socket.close(sock)
+
+
+def others_are_served(program: Program, seconds: float = 3.0, **options: Any) -> None:
+    """Assert that a fresh ws and a fresh wss client, of another machine, are served, and soon."""
+    for tls in (False, True):
+        since = time.monotonic()
+        with WebSocket(program.address, tls=tls, source="127.0.0.99", **options) as client:
+            assert client.ask("still here?") == "still here?"
+        assert time.monotonic() - since < seconds, f"a fresh client (TLS: {tls}) had to wait"
+
+
+@contextlib.contextmanager
+def unharmed(program: Program, *, growth: int = 32 * 2**20, peak: int | None = None) -> Iterator[None]:
+    """Assert that after an attack others are served, and that threads, descriptors and memory come back.
+
+    Args: growth, bytes of memory that may stay; peak, bytes of memory that may be in use meanwhile.
+    """
+    threads, descriptors, memory = program.threads(), program.descriptors(), program.memory()
+    Path(f"/proc/{program.process.pid}/clear_refs").write_text("5")  # the peak counts from here
+    yield
+    others_are_served(program)
+    wait_until(lambda: program.threads() <= threads, f"{threads} threads again")
+    wait_until(lambda: program.descriptors() <= descriptors, f"{descriptors} descriptors again")
+    wait_until(lambda: program.memory() - memory < growth, f"memory within {growth} of {memory} again")
+    if peak is not None:
+        status = Path(f"/proc/{program.process.pid}/status").read_text()
+        highest = int(re.search(r"VmHWM:\s+(\d+)", status)[1]) * 1024  # type: ignore[index]
+        assert highest - memory < peak, f"{(highest - memory) / 2**20:.1f} MiB more at the peak"
+
+
+def all_at_once(*actions: Callable[[], Any]) -> list[Any]:
+    """Do things in threads, all at the same time; return their results, or raise the first failure."""
+    with concurrent.futures.ThreadPoolExecutor(max(1, len(actions))) as pool:
+        return [future.result() for future in [pool.submit(action) for action in actions]]

@@ -75,7 +75,8 @@ REFUSED = [
     ({"Content_Length": "5"}, 400, b"body"),
     ({"Transfer_Encoding": "chunked"}, 400, b"body"),
     ({"Origin": "https://evil.example"}, 403, b"--origin https://evil.example"),
-    ({"Origin": "null null"}, 400, b"Origin"),
+    ({"Origin": "null null"}, 403, b"foreign origin"),
+    ({"Origin": "\x1b[2J"}, 400, b"Origin"),
 ]
 
 
