@@ -202,14 +202,14 @@ class DualServer(socketserver.ThreadingTCPServer):
         self.origins = frozenset(origin.lower().rstrip("/") for origin in origins)
         self.static = None if static is None else Path(static).resolve()
         self.observers: list[Callable[[dict[str, Any]], None]] = []
-        self._changed = threading.Condition()  # guards the next four
+        self._changed = threading.Condition()  # guards the next three
         self._connections: dict[int, Connection] = {}
         self._last_id = 0
-        self._seats = self._doormen = 0  # threads that serve, and that turn away
+        self._seats = 0  # taken: one for each thread that serves or turns away
         if ":" in address[0]:
             self.address_family = socket.AF_INET6
-        super().__init__(address, Connection)
         self.drainer = Drainer()
+        super().__init__(address, Connection)
 
     def server_bind(self) -> None:
         """Bind; on "::" IPv4 clients are welcome too."""
@@ -230,29 +230,33 @@ class DualServer(socketserver.ThreadingTCPServer):
     def process_request(self, request: Any, client_address: Any) -> None:
         """Start the connection's thread; where there are too many already, a doorman's, or none."""
         with self._changed:
-            full = self._seats >= self.limits.clients
-            crowded = full and self._doormen >= self.DOORMEN
-            self._seats += not full
-            self._doormen += full and not crowded
-        serve = self.turn_away if full else self.process_request_thread
+            if self._seats < self.limits.clients:
+                serve = self.process_request_thread
+            elif self._seats < self.limits.clients + self.DOORMEN:
+                serve = self.turn_away
+            else:
+                self.shutdown_request(request)
+                return
+            self._seats += 1
         try:
-            if not crowded:
-                threading.Thread(target=serve, args=(request, client_address), daemon=True).start()
+            threading.Thread(target=self._serve, args=(serve, request, client_address), daemon=True).start()
         except (RuntimeError, MemoryError):
             log.warning("refused a connection: no thread to be had")
-            self._leave(full)
-            crowded = True
-        if crowded:
             self.shutdown_request(request)
+            self._free_seat()
 
     DOORMEN = 50  # clients that are told at once that there are too many; further ones are just closed
 
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Serve one connection, in its own thread."""
+    def _serve(self, serve: Callable[[Any, Any], None], request: Any, client_address: Any) -> None:
         try:
-            super().process_request_thread(request, client_address)
+            serve(request, client_address)
         finally:
-            self._leave(False)
+            self._free_seat()
+
+    def _free_seat(self) -> None:
+        with self._changed:
+            self._seats -= 1
+            self._changed.notify_all()
 
     def turn_away(self, request: socket.socket, client_address: Any) -> None:
         """Tell one client too many that it is one, if it speaks plain HTTP. In a thread of its own."""
@@ -266,13 +270,6 @@ class DualServer(socketserver.ThreadingTCPServer):
             pass  # it has gone by itself
         finally:
             wire.close(1.0)
-            self._leave(True)
-
-    def _leave(self, doorman: bool) -> None:
-        with self._changed:
-            self._doormen -= doorman
-            self._seats -= not doorman
-            self._changed.notify_all()
 
     def enter(self, connection: Connection) -> int:
         """Enter a connection in the register and return its number."""
@@ -305,18 +302,13 @@ class DualServer(socketserver.ThreadingTCPServer):
     def server_close(self) -> None:
         """Stop listening and end every connection: close code 1001, then the axe."""
         super().server_close()
-        everyone = self.everyone()
-        for connection in everyone:
-            connection.go_away()
-        if not self._wait_until_empty(self.limits.closing + 0.5):
-            for connection in everyone:
-                connection.wire.drop("the server ended")
-            self._wait_until_empty(1.0)
+        for end, seconds in ((Connection.go_away, self.limits.closing + 0.5), (Connection.cut_off, 1.0)):
+            for connection in self.everyone():
+                end(connection)
+            with self._changed:
+                if self._changed.wait_for(lambda: not self._seats, seconds):
+                    break
         self.drainer.stop()
-
-    def _wait_until_empty(self, seconds: float) -> bool:
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._seats, seconds)
 
 
 class Connection(socketserver.BaseRequestHandler):
@@ -375,7 +367,11 @@ class Connection(socketserver.BaseRequestHandler):
         if self.peer:
             self.peer.close(1001, "the server is going away")
         else:
-            self.wire.drop("the server ended")
+            self.cut_off()
+
+    def cut_off(self) -> None:
+        """End this connection without a word. Any thread may call it."""
+        self.wire.drop("the server ended")
 
     # ------------------------------------------------------------ 2, 3: peek, remember
 

@@ -7,25 +7,25 @@
 "use strict";
 
 const METHOD_WORDS = {
-  peek: "The server looks at the first bytes without taking them (MSG_PEEK). The first byte tells, " +
-    "and whoever reads next finds all of them still there: one connection, no failed attempt.",
-  trial: "The server reads the first message as if it were plain. If it can’t be read, it must be TLS, too late " +
-    "for this connection: the server remembers the address, closes, and expects TLS on the next one.",
+  peek: "The server looks at the first bytes without taking them (MSG_PEEK): whoever reads next finds them " +
+    "all. The first one decides. One connection, no failed attempt.",
+  trial: "The server reads the first message as if it were plain. What it can’t read must be TLS, but then it is " +
+    "too late for this connection: it remembers the address and closes. The next one gets TLS.",
 };
 
-// What the first byte leads to. [verdict to count, bytes shown, what they are, what follows]
+// The cases of a method: [what is counted, the first byte, what that means, what follows]
 const METHOD_CASES = {
   peek: [
-    ["tls", "16", "a TLS record", "TLS handshake, then look again, inside"],
-    ["http", "G P H …", "an HTTP method", "upgrade to WebSocket, or send a file"],
-    ["native", "{", "a JSON object", "a native client: lines"],
-    ["unknown", "other", "none of these", "remember the address, close; TLS next time"],
+    ["tls", "16", "a TLS record", "TLS handshake, then look again inside"],
+    ["http", "G P H…", "an HTTP method", "upgrade to WebSocket, or a file"],
+    ["native", "{", "JSON", "a native client’s lines"],
+    ["unknown", "other", "none of these", "remember the address, close; next time TLS"],
   ],
   trial: [
-    ["http", "G P H …", "readable: HTTP", "upgrade to WebSocket, or send a file"],
-    ["native", "{", "readable: JSON", "a native client: lines"],
+    ["http", "G P H…", "readable: HTTP", "upgrade to WebSocket, or a file"],
+    ["native", "{", "readable: JSON", "a native client’s lines"],
     ["unreadable", "other", "unreadable", "remember the address, close"],
-    ["recalled", "—", "a remembered address", "TLS handshake before a byte is read"],
+    ["recalled", "any", "from a remembered address", "TLS handshake before a byte is read"],
   ],
 };
 
@@ -321,9 +321,9 @@ class ServerWindow {
     byId("method-words").textContent = METHOD_WORDS[detect] ?? "";
     byId("method-cases").replaceChildren(...(METHOD_CASES[detect] ?? []).map(([what, bytes, meaning, next]) =>
       make("li", { "data-case": what },
-        make("code", { class: "byte" }, bytes), make("b", {}, meaning),
-        make("span", { "data-count": what, title: "since this window opened" }, "0"),
-        make("span", { class: "next" }, next))));
+        make("code", { class: "byte" }, bytes),
+        make("span", {}, make("b", {}, meaning), make("span", { class: "quiet" }, ` → ${next}`)),
+        make("b", { "data-count": what, title: "since this window opened" }, "0"))));
   }
 
   drawCounts() {
@@ -488,13 +488,14 @@ function cardBytes(record, detect) {
 
 function cardSteps(record, detect) {
   const start = record.steps[0]?.time ?? 0;
+  const refusal = record.steps.find(({ step }) => step === "refused");
   return make("ol", { class: "steps", "aria-label": "steps" }, ...record.steps.map((event) =>
     make("li", { "data-step": event.step },
-      make("span", { class: "what" }, stepInWords(event, detect)), " ",
+      make("span", { class: "what" }, stepInWords(event, detect, refusal?.why)), " ",
       make("small", {}, `+${((event.time - start) * 1000).toFixed(1)} ms`))));
 }
 
-function stepInWords(event, detect) {
+function stepInWords(event, detect, saidAlready) {
   switch (event.step) {
     case "accepted": return "accepted";
     case "peeked": return detect === "trial" ? "read" : "looked at";
@@ -503,7 +504,7 @@ function stepInWords(event, detect) {
     case "upgraded": return event.kind.startsWith("ws") ? `upgraded to ${event.kind}, ${event.path}` : `talks ${event.kind}`;
     case "login": return `logged in: ${event.name}`;
     case "refused": return `refused: ${event.why}`;
-    case "closed": return `closed${event.code ? ` ${event.code}` : ""}: ${event.why}`;
+    case "closed": return ["closed", event.code && ` ${event.code}`, event.why !== saidAlready && `: ${event.why}`].filter(Boolean).join("");
     default: return event.step;
   }
 }

@@ -145,7 +145,7 @@ class ClientHalf {
     const { host, port, useWss } = this.form();
     const engine = new Engine();
     engine.initialize(host, port, useWss);
-    byId("url").textContent = engine.url;
+    byId("url").replaceChildren(engine.url.slice(0, -engine.path.length), make("wbr"), engine.path);
   }
 
   connectOrLogIn() {
