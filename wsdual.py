@@ -157,6 +157,7 @@ class PeerGone(ConnectionError):
 # ================================================================ 1. accept
 
 Application = Callable[["Peer"], object]
+Server = Callable[[Any, Any], None]  # of one connection, given as its socket and address
 
 
 class DualServer(socketserver.ThreadingTCPServer):
@@ -202,10 +203,14 @@ class DualServer(socketserver.ThreadingTCPServer):
         self.origins = frozenset(origin.lower().rstrip("/") for origin in origins)
         self.static = None if static is None else Path(static).resolve()
         self.observers: list[Callable[[dict[str, Any]], None]] = []
-        self._changed = threading.Condition()  # guards the next three
+        self._seats: list[tuple[threading.Semaphore, Server]] = [
+            (threading.Semaphore(self.limits.clients), self.process_request_thread),
+            (threading.Semaphore(50), self.turn_away),  # for who comes when those are taken
+        ]
+        self._left = threading.Condition()  # guards the register, which is the next three
         self._connections: dict[int, Connection] = {}
         self._last_id = 0
-        self._seats = 0  # taken: one for each thread that serves or turns away
+        self._ending = False
         if ":" in address[0]:
             self.address_family = socket.AF_INET6
         self.drainer = Drainer()
@@ -229,34 +234,25 @@ class DualServer(socketserver.ThreadingTCPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Start the connection's thread; where there are too many already, a doorman's, or none."""
-        with self._changed:
-            if self._seats < self.limits.clients:
-                serve = self.process_request_thread
-            elif self._seats < self.limits.clients + self.DOORMEN:
-                serve = self.turn_away
-            else:
-                self.shutdown_request(request)
-                return
-            self._seats += 1
+        free = (row for row in self._seats if row[0].acquire(blocking=False))
+        seats, serve = next(free, (None, None))
+        if seats is None:
+            self.shutdown_request(request)
+            return
+        arguments = (seats, serve, request, client_address)
         try:
-            threading.Thread(target=self._serve, args=(serve, request, client_address), daemon=True).start()
+            threading.Thread(target=self._serve, args=arguments, daemon=True).start()
         except (RuntimeError, MemoryError):
             log.warning("refused a connection: no thread to be had")
             self.shutdown_request(request)
-            self._free_seat()
+            seats.release()
 
-    DOORMEN = 50  # clients that are told at once that there are too many; further ones are just closed
-
-    def _serve(self, serve: Callable[[Any, Any], None], request: Any, client_address: Any) -> None:
+    def _serve(self, seats: threading.Semaphore, serve: Server, request: Any, client_address: Any) -> None:
+        """The whole of a connection's thread."""
         try:
             serve(request, client_address)
         finally:
-            self._free_seat()
-
-    def _free_seat(self) -> None:
-        with self._changed:
-            self._seats -= 1
-            self._changed.notify_all()
+            seats.release()
 
     def turn_away(self, request: socket.socket, client_address: Any) -> None:
         """Tell one client too many that it is one, if it speaks plain HTTP. In a thread of its own."""
@@ -273,19 +269,22 @@ class DualServer(socketserver.ThreadingTCPServer):
 
     def enter(self, connection: Connection) -> int:
         """Enter a connection in the register and return its number."""
-        with self._changed:
+        with self._left:
+            if self._ending:
+                connection.cut_off()
             self._last_id += 1
             self._connections[self._last_id] = connection
             return self._last_id
 
     def leave(self, connection: Connection) -> None:
         """Strike a connection off the register."""
-        with self._changed:
+        with self._left:
             del self._connections[connection.id]
+            self._left.notify_all()
 
     def everyone(self) -> tuple[Connection, ...]:
         """All connections in the register."""
-        with self._changed:
+        with self._left:
             return tuple(self._connections.values())
 
     def tell(self, connection: Connection, step: str, **facts: Any) -> None:
@@ -302,11 +301,13 @@ class DualServer(socketserver.ThreadingTCPServer):
     def server_close(self) -> None:
         """Stop listening and end every connection: close code 1001, then the axe."""
         super().server_close()
+        with self._left:
+            self._ending = True
         for end, seconds in ((Connection.go_away, self.limits.closing + 0.5), (Connection.cut_off, 1.0)):
             for connection in self.everyone():
                 end(connection)
-            with self._changed:
-                if self._changed.wait_for(lambda: not self._seats, seconds):
+            with self._left:
+                if self._left.wait_for(lambda: not self._connections, seconds):
                     break
         self.drainer.stop()
 

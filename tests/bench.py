@@ -29,7 +29,8 @@ idea; wsdual's is over all its slices, so the two figures needn't divide to the 
   measured. Each slice's own share is in the JSON.
 - Every answer is checked: small ones byte by byte, large ones whole at first and then by length and end.
 - A server measured against itself comes out within 0.95 to 1.05 on a quiet machine. What other programs did
-  meanwhile stands in the head of the table: with more than a few percent, measure again.
+  meanwhile stands in the head of the table: with more than a few percent, measure again, or look at --cpu,
+  the time that the server itself computed for each message or connection: others disturb that one less.
 
 The rows
 --------
@@ -459,6 +460,7 @@ class Address:
     port: int
     tls: bool
     path: str = "/echo"
+    pids: tuple[int, ...] = ()  # who serves there, to look at the time that it computes
 
 
 @dataclass
@@ -466,8 +468,16 @@ class Server:
     """A running server: one process, or two with HAProxy."""
 
     name: str
-    address: Address
-    processes: list[subprocess.Popen[bytes]]
+    port: int
+    tls: bool
+    app: str
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def address(self) -> Address:
+        """Where its clients go."""
+        pids = tuple(process.pid for process in self.processes)
+        return Address(self.port, self.tls, "/" + self.app, pids)
 
     def why_dead(self) -> str:
         """What ended it, or '' while all of its processes live."""
@@ -526,7 +536,7 @@ def start_server(
     if name == "websocket-server" and tls and not hasattr(ssl, "wrap_socket"):
         raise Failed("no TLS on Python 3.12 and newer")
     port = free_port()
-    server = Server(name, Address(port, tls, "/" + app), [])
+    server = Server(name, port, tls, app)
     run = functools.partial(spawn, core=core)
     options = ["--app", app, *(["--cert", str(tools.cert)] if tls and name != "haproxy" else [])]
     me = [tools.python, str(Path(__file__).resolve()), "serve"]
@@ -733,27 +743,60 @@ def echo_once(sock: socket.socket) -> None:
 
 @dataclass(frozen=True)
 class Slice:
-    """What one turn of one server gave: figures by the row's metrics, and the load's share of a core."""
+    """What one turn of one server gave: figures by the row's metrics, and the load's share of a core.
+
+    One figure that all rows have is "cpu": the seconds that the server computed for one message, connection
+    or line of chat.
+    """
 
     figures: dict[str, float]
     share: float
 
 
 class Watch:
-    """Times a block: `seconds`, and `share`, the part of them that this process was computing. No garbage
-    collection of the load's own in there."""
+    """Times a block: `seconds`, `share`, the part of them that this process was computing, and `served`, the
+    seconds that the server was. No garbage collection of the load's own in there."""
 
-    seconds = share = 0.0
+    seconds = share = served = 0.0
+
+    def __init__(self, address: Address) -> None:
+        self._pids = address.pids
 
     def __enter__(self) -> Watch:
         gc.disable()
-        self._cpu, self._begin = time.process_time(), time.perf_counter()
+        self._served, self._cpu, self._begin = (
+            cpu_seconds(self._pids),
+            time.process_time(),
+            time.perf_counter(),
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
         self.seconds = time.perf_counter() - self._begin
         self.share = (time.process_time() - self._cpu) / self.seconds
         gc.enable()
+        self.served = cpu_seconds(self._pids) - self._served
+
+    def rate(self, count: int) -> Slice:
+        """The figures of a row of so many a second."""
+        return Slice({"rate": count / self.seconds, "cpu": self.served / max(1, count)}, self.share)
+
+    def times(self, times: Sequence[float]) -> Slice:
+        """The figures of a row of times."""
+        figures = {
+            "p50": percentile(times, 50),
+            "p99": percentile(times, 99),
+            "cpu": self.served / len(times),
+        }
+        return Slice(figures, self.share)
+
+
+def cpu_seconds(pids: Sequence[int]) -> float:
+    """The seconds that processes have computed so far, with all their threads (Linux; elsewhere 0)."""
+    if sys.platform != "linux":
+        return 0.0
+    # clock_getcpuclockid(3), which Python doesn't have: the number of a process's own clock.
+    return sum(time.clock_gettime((~pid << 3) | 2) for pid in pids)
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
@@ -762,18 +805,13 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
 
 
-def p50_p99(times: Sequence[float], watch: Watch) -> Slice:
-    """The two usual figures of a row of times."""
-    return Slice({"p50": percentile(times, 50), "p99": percentile(times, 99)}, watch.share)
-
-
 def measure_round_trip(address: Address, seconds: float) -> Slice:
     """Seconds per echo of 64 bytes, one after the other on one connection."""
     times: list[float] = []
     with contextlib.closing(open_websocket(address)) as sock:
         echo_once(sock)
         send, receive, clock = sock.sendall, sock.recv, time.perf_counter
-        with Watch() as watch:
+        with Watch(address) as watch:
             begin = clock()
             until = begin + seconds
             while begin < until:
@@ -784,7 +822,7 @@ def measure_round_trip(address: Address, seconds: float) -> Slice:
                 end = clock()
                 times.append(end - begin)
                 begin = end
-    return p50_p99(times, watch)
+    return watch.times(times)
 
 
 def measure_many(address: Address, seconds: float) -> Slice:
@@ -796,7 +834,7 @@ def measure_many(address: Address, seconds: float) -> Slice:
             echo_once(sock)
             poller.register(sock.fileno(), select.POLLIN)
             by_fd[sock.fileno()] = sock
-        with Watch() as watch:
+        with Watch(address) as watch:
             until = time.perf_counter() + seconds
             for sock in socks:
                 sock.send(SMALL)
@@ -808,7 +846,7 @@ def measure_many(address: Address, seconds: float) -> Slice:
                         read_rest(sock, answer, SMALL_ECHO)
                     sock.send(SMALL)
                     echoes += 1
-        return Slice({"rate": echoes / watch.seconds}, watch.share)
+        return watch.rate(echoes)
 
 
 def new_poller() -> Any:
@@ -830,7 +868,7 @@ def measure_pipeline(address: Address, seconds: float) -> Slice:
         echo_once(sock)
         send, receive, clock = sock.sendall, sock.recv, time.perf_counter
         send(half)
-        with Watch() as watch:
+        with Watch(address) as watch:
             until = clock() + seconds
             while clock() < until:
                 send(half)
@@ -840,7 +878,7 @@ def measure_pipeline(address: Address, seconds: float) -> Slice:
                 if answer != half_echo:
                     raise Failed(f"wrong answer: {answer[:20]!r}...")
                 halves += 1
-    return Slice({"rate": halves * (WINDOW // 2) / watch.seconds}, watch.share)
+    return watch.rate(halves * (WINDOW // 2))
 
 
 def fail(reason: str) -> Any:
@@ -862,7 +900,7 @@ def measure_large(address: Address, seconds: float) -> Slice:
     buffer = bytearray(size)
     view = memoryview(buffer)
     with contextlib.closing(open_websocket(address)) as sock:
-        with Watch() as watch:
+        with Watch(address) as watch:
             until = time.perf_counter() + seconds
             while count == 0 or time.perf_counter() < until:
                 sock.sendall(message)
@@ -873,7 +911,7 @@ def measure_large(address: Address, seconds: float) -> Slice:
                     raise Failed("wrong answer to a large message")
                 buffer[-64:] = bytes(64)
                 count += 1
-    return Slice({"rate": count / watch.seconds}, watch.share)
+    return watch.rate(count)
 
 
 def say_goodbye(sock: socket.socket) -> None:
@@ -887,21 +925,21 @@ def say_goodbye(sock: socket.socket) -> None:
 def measure_connect(address: Address, seconds: float) -> Slice:
     """Connections per second: connect, TLS, upgrade, one echo, closing handshake, end of stream."""
     count = 0
-    with Watch() as watch:
+    with Watch(address) as watch:
         until = time.perf_counter() + seconds
         while time.perf_counter() < until:
             with contextlib.closing(open_websocket(address)) as sock:
                 echo_once(sock)
                 say_goodbye(sock)
             count += 1
-    return Slice({"rate": count / watch.seconds}, watch.share)
+    return watch.rate(count)
 
 
 def measure_first(address: Address, seconds: float) -> Slice:
     """Seconds from the client's first byte to the first byte of the answer to its upgrade request."""
     times: list[float] = []
     request = upgrade_request(address.port, address.path)
-    with Watch() as watch:
+    with Watch(address) as watch:
         until = time.perf_counter() + seconds
         while time.perf_counter() < until:
             sock = dial(address.port)
@@ -915,7 +953,7 @@ def measure_first(address: Address, seconds: float) -> Slice:
                 finish_upgrade(sock, answer)
                 say_goodbye(sock)
             time.sleep(0.001)  # the server's own tidying up isn't part of the next one's time
-    return p50_p99(times, watch)
+    return watch.times(times)
 
 
 class Crowd:
@@ -1064,12 +1102,12 @@ class ChatRoom(Crowd):
         """Seconds from the speaker's message to the moment when the last user has it."""
         self.settle(0.02)
         times: list[float] = []
-        with Watch() as watch:
+        with Watch(self.address) as watch:
             until = time.perf_counter() + seconds
             while time.perf_counter() < until:
                 times.append(self._say())
                 time.sleep(0.002)
-        return p50_p99(times, watch)
+        return watch.times(times)
 
 
 Measure = Callable[[float], Slice]
@@ -1112,12 +1150,15 @@ def chat_room(address: Address) -> Iterator[Measure]:
 
 def rate_row(measure: Callable[[Address, float], Slice], title: str) -> Row:
     """A row of so many a second."""
-    return Row(functools.partial(each_slice, measure), {"rate": Metric(title, "/s", True)})
+    metrics = {"rate": Metric(title, "/s", True), "cpu": Metric(f"{title}, CPU of each", "s", False)}
+    return Row(functools.partial(each_slice, measure), metrics)
 
 
 def times(title: str) -> dict[str, Metric]:
-    """The two metrics of a row of times."""
-    return {p: Metric(f"{title}, {p}", "s", False) for p in ("p50", "p99")}
+    """The metrics of a row of times."""
+    return {key: Metric(f"{title}, {key}", "s", False) for key in ("p50", "p99")} | {
+        "cpu": Metric(f"{title}, CPU of each", "s", False)
+    }
 
 
 ROWS = {
@@ -1231,7 +1272,7 @@ def measure_limit(server: Server, seconds: float) -> Slice:
     line = process.stdout.readline()
     if not line:
         raise Failed("the loop ended")
-    return Slice({"rate": float(line)}, 0.0)
+    return Slice({"rate": float(line), "cpu": 1 / float(line)}, 0.0)
 
 
 def take_turns(ours: Contestant, peer: Contestant, pairs: int, seconds: float) -> list[tuple[Slice, Slice]]:
@@ -1488,12 +1529,12 @@ def head(tools: Tools, results: Results, pairs: int, seconds: float) -> list[str
     return lines
 
 
-def mode_table(results: Results, mode: str, peers: Sequence[str]) -> list[list[str]]:
+def mode_table(results: Results, mode: str, peers: Sequence[str], with_cpu: bool) -> list[list[str]]:
     """One mode's table, its heading first."""
     table = [["", OURS, *(PEERS[name].title for name in peers), "load"]]
     for row, rules in ROWS.items():
         for key, metric in rules.metrics.items():
-            for wire in WIRES:
+            for wire in WIRES if key != "cpu" or with_cpu else ():
                 place = (mode, wire, row)
                 if place in results.pairs or place in results.alone:
                     share = results.share(place) or 0.0
@@ -1571,7 +1612,7 @@ def report(tools: Tools, results: Results, options: argparse.Namespace) -> str:
     bullet = "- " if options.markdown else ""
     parts = ["\n".join(bullet + line for line in head(tools, results, options.pairs, options.slice))]
     for mode in options.modes:
-        table = mode_table(results, mode, with_figures(results, mode, peers))
+        table = mode_table(results, mode, with_figures(results, mode, peers), options.cpu)
         if len(table) > 1:
             title = f"### {mode}" if options.markdown else f"{mode}:"
             parts += [title, draw_table(table, options.markdown)]
@@ -1803,7 +1844,7 @@ def measure_method(tools: Tools, detect: str, repeats: int) -> Method:
     singles, classes = [], []
     server = start_server(tools, OURS, True, "chat", extra=["--detect", detect])
     try:
-        port = server.address.port
+        port = server.port
         for number, source in enumerate(other_addresses(2 * repeats)):
             if source == HOST and number:
                 time.sleep(6.5)  # until the address is forgotten
@@ -1894,6 +1935,9 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--pairs", type=int, default=7, metavar="N", help="pairs of slices for each ratio (7)")
     add("--slice", type=float, default=0.25, metavar="SECONDS", help="length of a slice (0.25)")
     add("--repeats", type=int, default=3, metavar="N", help="methods: how often (3)")
+    add(
+        "--cpu", action="store_true", help="also the server's CPU time for each message or connection (Linux)"
+    )
     add("--goals", action="store_true", help="say which goals are met")
     add("--markdown", action="store_true", help="tables to paste into a README")
     add("--svg", type=Path, metavar="FILE", help="draw the ratios")

@@ -249,6 +249,13 @@ def test_the_end_of_input_at_a_question_is_one_line(tmp_path: pathlib.Path) -> N
     assert files(tmp_path) == set()
 
 
+@posix_only
+def test_without_any_standard_input_it_is_one_line_too(tmp_path: pathlib.Path) -> None:
+    """Started bare by something that gave it no standard input at all, it ends with one line as well."""
+    the_one_line(run(tmp_path, input=None, preexec_fn=lambda: os.close(0)))
+    assert files(tmp_path) == set()
+
+
 # --- The flags --------------------------------------------------------------------------------------------
 
 
