@@ -368,7 +368,7 @@ def how_to_trust(certificate: x509.Certificate, crt: pathlib.Path, platform: str
         "debian": f"/usr/local/share/ca-certificates/{crt.name}",
         "fedora": f"/etc/pki/ca-trust/source/{crt.stem}.p11-kit",
         "name": common_name_of(certificate),
-        "sha1": certificate.fingerprint(hashes.SHA1()).hex(),  # by which both systems find it again
+        "sha1": certificate.fingerprint(hashes.SHA1()).hex().upper(),  # by which both systems find it again
     }
     quoted = {key: subprocess.list2cmdline([v]) if windows else shlex.quote(v) for key, v in values.items()}
     return text.format(**quoted, nssdb=chrome_database())

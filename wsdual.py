@@ -1732,10 +1732,11 @@ class Monitor:
     def __call__(self, peer: Peer) -> None:
         """Serve one watcher."""
         with self._lock:
-            broadcast([peer], self.snapshot())
+            # First observe, then look: a step between the two is told twice rather than not at all.
             if not self._missed:
                 self._server.observers.append(self.observe)
             self._missed[peer] = 0
+            broadcast([peer], self.snapshot())
         try:
             for message in peer:
                 try:
@@ -1968,8 +1969,8 @@ def find_password(options: argparse.Namespace) -> str | None:
     if not needs_password(Path(options.cert), options.key and Path(options.key)):
         return None
     if options.password_file:
-        return Path(options.password_file).read_text(encoding="utf-8").rstrip("\r\n")
-    if "WSDUAL_PASSWORD" in os.environ:
+        return Path(options.password_file).read_text(encoding="utf-8-sig").partition("\n")[0].rstrip("\r")
+    if os.environ.get("WSDUAL_PASSWORD"):
         return os.environ["WSDUAL_PASSWORD"]
     locked = options.key or options.cert
     if options.typed is None:  # asked once; a renewed file has the same password

@@ -40,7 +40,7 @@ PATIENCE = 10.0  # seconds that a test waits for what must come; a test that pas
 TEXT, BINARY, CLOSE, PING, PONG, CONTINUATION = 0x1, 0x2, 0x8, 0x9, 0xA, 0x0
 
 
-def wait_until(condition: Callable[[], Any], what: str = "", seconds: float = PATIENCE) -> Any:
+def wait_until(condition: Callable[[], Any], what: object = "", seconds: float = PATIENCE) -> Any:
     """Return the condition's first true value; fail where there is none in time."""
     end = time.monotonic() + seconds
     while not (value := condition()):
@@ -367,6 +367,9 @@ class Watcher:
         self._thread.join(PATIENCE)
         self.client.sock.close()
 
+    def __str__(self) -> str:
+        return "the watcher saw " + "\n".join(map(str, self.events))
+
     def find(self, step: str, **facts: Any) -> list[dict[str, Any]]:
         """The events of a step so far, that have these facts."""
         return [e for e in tuple(self.events)
@@ -374,7 +377,9 @@ class Watcher:
 
     def wait_for(self, step: str, **facts: Any) -> dict[str, Any]:
         """The first event of a step that has these facts, waited for."""
-        return wait_until(lambda: self.find(step, **facts), f"{step} {facts}")[0]  # type: ignore[no-any-return]
+        found = wait_until(lambda: self.find(step, **facts) or not self._thread.is_alive(), self)
+        assert found is not True, f"the watcher ended before {step} {facts}; {self}"
+        return found[0]  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -442,8 +447,10 @@ def make_identity(name: str, issuer: Identity | None = None, *, authority: bool 
 class HandTLS:
     """A TLS client that hands its records out, so that a test can hold some back, cut or spoil them."""
 
-    def __init__(self, address: tuple[str, int], *, context: ssl.SSLContext | None = None) -> None:
-        self.sock = connect(address)
+    def __init__(
+        self, address: tuple[str, int], *, sock: socket.socket | None = None, context: ssl.SSLContext | None = None
+    ) -> None:
+        self.sock = sock or connect(address)
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.tls = (context or any_tls()).wrap_bio(self._in, self._out, server_hostname="localhost")
 
@@ -543,3 +550,23 @@ def all_at_once(*actions: Callable[[], Any]) -> list[Any]:
     """Do things in threads, all at the same time; return their results, or raise the first failure."""
     with concurrent.futures.ThreadPoolExecutor(max(1, len(actions))) as pool:
         return [future.result() for future in [pool.submit(action) for action in actions]]
+
+
+def narrow(address: tuple[str, int], *, tls: bool = False) -> socket.socket:
+    """A connected socket whose kernels keep little: a client that doesn't read it is felt soon."""
+    sock = socket.socket()
+    sock.settimeout(PATIENCE)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)  # the server's kernel sizes its buffer by it
+    sock.connect(address)
+    return any_tls().wrap_socket(sock, server_hostname="localhost") if tls else sock
+
+
+def upgraded(sock: socket.socket, address: tuple[str, int], path: str = "/echo", **headers: str) -> socket.socket:
+    """A socket of one's own, upgraded to WebSocket."""
+    sock.sendall(upgrade_request(address, path, **headers))
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += sock.recv(1)
+    assert head.startswith(b"HTTP/1.1 101 "), head
+    return sock
