@@ -78,10 +78,16 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import h11
-import wsproto.connection as ws
-from wsproto import events
-from wsproto.extensions import Extension, PerMessageDeflate
-from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
+from wsproto.extensions import PerMessageDeflate
+from wsproto.frame_protocol import (
+    CloseReason,
+    Frame,
+    FrameDecoder,
+    FrameProtocol,
+    Opcode,
+    ParseFailed,
+    RsvBits,
+)
 from wsproto.utilities import generate_accept_token
 
 __all__ = ["DualServer", "IpMemory", "Kind", "Limits", "Peer", "PeerGone", "Verdict",
@@ -158,6 +164,7 @@ class PeerGone(ConnectionError):
 
 Application = Callable[["Peer"], object]
 Server = Callable[[Any, Any], None]  # of one connection, given as its socket and address
+Bytes = bytes | bytearray
 
 
 class DualServer(socketserver.ThreadingTCPServer):
@@ -474,11 +481,11 @@ class Connection(socketserver.BaseRequestHandler):
         self.check_origin(head, app)
         while http.next_event() not in (h11.PAUSED, h11.NEED_DATA):
             pass  # to the end of the request: what lies behind it are frames
-        deflate, answer = agree_on_deflate(head.extensions, self.server.limits.message)
+        deflate = agree_on_deflate(head.extensions)
         headers = [("Upgrade", "websocket"), ("Connection", "Upgrade"),
                    ("Sec-WebSocket-Accept", generate_accept_token(head.key).decode())]  # fmt: skip
         if deflate:
-            headers.append(("Sec-WebSocket-Extensions", answer))
+            headers.append(("Sec-WebSocket-Extensions", deflate))
         switching = h11.InformationalResponse(status_code=101, headers=headers, reason=b"Switching Protocols")
         with self.wire.lock:
             self.wire.put(http.send(switching) or b"")
@@ -907,10 +914,10 @@ PARAMETER = re.compile(
 )
 
 
-def agree_on_deflate(offers: str, limit: int) -> tuple[LimitedDeflate | None, str]:
-    """Take the first offer of permessage-deflate that is well made; return it with the answer's header.
+def agree_on_deflate(offers: str) -> str:
+    """Answer the first offer of permessage-deflate that is well made; "" where there is none.
 
-    Args: offers, the header Sec-WebSocket-Extensions; limit, bytes in one message. (RFC 7692 section 7.1)
+    Args: offers, the header Sec-WebSocket-Extensions. (RFC 7692 section 7.1)
     """
     for offer in offers.split(","):
         name, *parameters = (part.strip() for part in offer.split(";"))
@@ -920,93 +927,79 @@ def agree_on_deflate(offers: str, limit: int) -> tuple[LimitedDeflate | None, st
             and all(PARAMETER.fullmatch(parameter) for parameter in parameters)
             and len(names) == len(parameters)
         ):
-            extension = LimitedDeflate(limit)
-            answer = extension.accept("; ".join([name, *parameters]).replace('"', ""))
+            answer = PerMessageDeflate().accept("; ".join([name, *parameters]).replace('"', ""))
             if isinstance(answer, str):
-                return extension, "; ".join(filter(None, [name, answer]))
-    return None, ""
+                return "; ".join(filter(None, [name, answer]))
+    return ""
 
 
-class LimitedDeflate(PerMessageDeflate):
-    """wsproto's permessage-deflate, with an end to what one message may inflate to.
+class MessageLimit(PerMessageDeflate):
+    """What wsproto's reading side lacks: an end to the size of a message.
 
-    It also leaves control frames alone: wsproto's takes one in the middle of a message for its end.
+    It takes the place of an extension, since that alone sees a frame's length before its bytes,
+    and it is permessage-deflate, since that alone sees how far a message inflates. Without an
+    agreement on deflate it only counts.
+
+    It also keeps control frames from wsproto's permessage-deflate, which takes one in the midst
+    of a message for the message's end.
+
+    Args: limit, bytes in one message, after inflating; deflate, the answer to the client's offer.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, deflate: str) -> None:
         super().__init__()
-        self._limit, self._in_control_frame = limit, False
+        self._limit, self._size = limit, 0
+        self._in_control_frame = self._compressed = False
+        self._agreed = bool(deflate and self.accept(deflate) is not None)
+
+    def enabled(self) -> bool:
+        """Always."""
+        return True
 
     def frame_inbound_header(
         self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
     ) -> CloseReason | RsvBits:
-        """Note the kind of frame; a control frame has no bit to spare."""
+        """Refuse a plain frame by the length that it claims, before a byte of it."""
         self._in_control_frame = opcode.iscontrol()
         if self._in_control_frame:
+            return RsvBits(False, False, False)
+        if opcode is not Opcode.CONTINUATION:
+            self._size, self._compressed = 0, rsv.rsv1
+        if not self._compressed and self._size + payload_length > self._limit:
+            return CloseReason.MESSAGE_TOO_BIG
+        if not self._agreed:
             return RsvBits(False, False, False)
         return super().frame_inbound_header(proto, opcode, rsv, payload_length)
 
     def frame_inbound_payload_data(
         self, proto: FrameDecoder | FrameProtocol, data: bytes
     ) -> bytes | CloseReason:
-        """Inflate in steps so small that one can't pass the limit: deflate makes at most 1032 of 1."""
+        """Inflate in steps so small that one can't pass the limit by far: deflate makes 1032 of 1."""
         if self._in_control_frame:
             return data
-        step = max(1, self._limit // 1032)
-        inflated = bytearray()
-        for start in range(0, len(data), step):
-            piece = super().frame_inbound_payload_data(proto, data[start : start + step])
-            if isinstance(piece, CloseReason):
-                return piece
-            inflated += piece
-            if len(inflated) > self._limit:
-                return CloseReason.MESSAGE_TOO_BIG
-        return bytes(inflated)
+        if self._compressed:
+            inflated, step = bytearray(), max(1, self._limit // 1032)
+            for start in range(0, len(data), step):
+                piece = super().frame_inbound_payload_data(proto, data[start : start + step])
+                if isinstance(piece, CloseReason):
+                    return piece
+                inflated += piece
+                if self._size + len(inflated) > self._limit:
+                    return CloseReason.MESSAGE_TOO_BIG
+            data = bytes(inflated)
+        self._size += len(data)
+        return data
 
     def frame_inbound_complete(
         self, proto: FrameDecoder | FrameProtocol, fin: bool
     ) -> bytes | CloseReason | None:
         """End a message, but not for a control frame in the midst of it."""
-        return None if self._in_control_frame else super().frame_inbound_complete(proto, fin)
-
-
-class MessageLimit(Extension):
-    """The size limit that wsproto lacks, at the one place that sees a frame's length before its bytes."""
-
-    name = "message-limit"  # never offered, never answered: an extension in form only
-
-    def __init__(self, limit: int) -> None:
-        self._limit, self._size = limit, 0
-        self._in_control_frame = self._compressed = False
-
-    def enabled(self) -> bool:
-        """Always on."""
-        return True
-
-    def offer(self) -> bool:
-        """Say nothing of it."""
-        return False
-
-    def frame_inbound_header(
-        self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
-    ) -> CloseReason | RsvBits:
-        """Refuse a frame by the length that it claims. (A compressed one is judged as it inflates.)"""
-        self._in_control_frame = opcode.iscontrol()
-        if opcode in (Opcode.TEXT, Opcode.BINARY):
-            self._size, self._compressed = 0, rsv.rsv1
-        if not (self._in_control_frame or self._compressed) and self._size + payload_length > self._limit:
+        if self._in_control_frame or not self._agreed:
+            return None
+        last = super().frame_inbound_complete(proto, fin)
+        if isinstance(last, bytes) and self._size + len(last) > self._limit:
             return CloseReason.MESSAGE_TOO_BIG
-        return RsvBits(False, False, False)
-
-    def frame_inbound_payload_data(
-        self, proto: FrameDecoder | FrameProtocol, data: bytes
-    ) -> bytes | CloseReason:
-        """Count, after inflating."""
-        if not self._in_control_frame:
-            self._size += len(data)
-            if self._size > self._limit:
-                return CloseReason.MESSAGE_TOO_BIG
-        return data
+        return last
 
 
 # ================================================================ 6. talk: the wire
@@ -1039,6 +1032,8 @@ class Wire:
     - The connection's own thread waits, outside the lock. It alone receives and closes.
     - put() sends what the kernel takes at once. The rest is the backlog, which the Drainer
       (or the own thread, in drain) hands over later. So nobody waits for a slow client.
+    - What the own thread puts while it has more to say joins the backlog too, and goes out
+      with the rest: one system call, one packet. The Drainer sees to it that it goes soon.
     """
 
     def __init__(self, sock: socket.socket, server: DualServer) -> None:
@@ -1159,15 +1154,21 @@ class Wire:
 
     # ---- for any thread
 
-    def put(self, data: bytes) -> None:
-        """Send, with the lock held; never waits. What can't be sent now joins the backlog."""
+    def put(self, data: Bytes, more: bool = False) -> None:
+        """Send, with the lock held; never waits. What can't be sent now joins the backlog, and so does
+        what may wait a moment, as there is more to come."""
         if self.gone:
             return
         if tap := self.tap:
-            tap("server", data)
-        waiting = bool(self._backlog)
+            tap("server", bytes(data))
+        more = more and len(self._backlog) + len(data) < RECEIVED_BYTES
+        if not (self._backlog or more):
+            sent = self._send(data)
+            if sent == len(data):
+                return
+            data = data[sent:]
         self._backlog += data
-        if not waiting and not self._send_backlog():
+        if more or not self._send_backlog():
             self._server.drainer.add(self)
 
     def flush(self) -> bool:
@@ -1177,18 +1178,26 @@ class Wire:
 
     def _send_backlog(self) -> bool:
         """With the lock held."""
+        if self._backlog and not self.gone:
+            sent = self._send(self._backlog)
+            del self._backlog[:sent]
+        return not self._backlog
+
+    def _send(self, data: Bytes) -> int:
+        """With the lock held: hand the kernel what it takes, and return how many bytes that were."""
+        sent, size = 0, TLS_RECORD if self.tls else len(data)
         try:
-            while self._backlog and not self.gone:
-                # OpenSSL wants a record that it couldn't send again, with at least the same bytes:
-                # the backlog only grows at its end, so the next try has them.
-                with memoryview(self._backlog) as view, view[: TLS_RECORD if self.tls else None] as piece:
-                    sent = self.sock.send(piece)
-                del self._backlog[:sent]
+            with memoryview(data) as view:
+                while sent < len(data):
+                    # OpenSSL wants a record that it couldn't send again, with at least the same
+                    # bytes: they stand first in the backlog, which only grows at its end.
+                    with view[sent : sent + size] as piece:
+                        sent += self.sock.send(piece)
         except (BlockingIOError, ssl.SSLWantWriteError):
-            return False
+            pass
         except OSError as error:
             self._drop(plain_words(error))
-        return True
+        return sent
 
     @property
     def backlog(self) -> int:
@@ -1222,10 +1231,12 @@ class Wire:
 
 
 class Drainer:
-    """One thread that sends the backlogs of all clients that are slow, as they make room.
+    """One thread that sends what is left in backlogs, as the clients make room.
 
     Its lock guards the set of wires; whoever holds a wire's lock may take it, never the reverse.
     """
+
+    MOMENT = 0.002  # seconds that an answer waits at most for the answers to what came with it
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -1238,8 +1249,10 @@ class Drainer:
         self._thread.start()
 
     def add(self, wire: Wire) -> None:
-        """Take over a wire's backlog."""
+        """Look after a wire's backlog, from a moment later on."""
         with self._lock:
+            if wire in self._wires:
+                return
             self._wires.add(wire)
         self._wake()
 
@@ -1259,7 +1272,9 @@ class Drainer:
         while not self._stopped:
             with self._lock:
                 wires = tuple(self._wires)
-            done = {wire for wire in self._ready(wires) if wire.flush()}
+            ready = self._ready(wires)
+            time.sleep(self.MOMENT)  # mostly the own thread has said all that it had to say by then
+            done = {wire for wire in ready if wire.flush()}
             with self._lock:
                 self._wires -= done
                 # A wire may have been filled again right after its flush: put() then called
@@ -1303,6 +1318,7 @@ class Peer:
         self._limits = self.server.limits
         self._thread = threading.get_ident()
         self._closing: Deadline | None = None  # set once we have said goodbye
+        self._more = False  # own thread: more has come than what is being answered
         self._stream = self._all_messages()
 
     def __iter__(self) -> Iterator[str | bytes]:
@@ -1311,8 +1327,17 @@ class Peer:
         return self._stream
 
     def _all_messages(self) -> Iterator[str | bytes]:
+        """Read, take apart, and answer or hand out; always one item ahead, to know whether more follow."""
         while data := self._receive():
-            yield from self._messages(data)
+            arrived = self._decode(data)
+            item = next(arrived, None)
+            while item is not None:
+                following = next(arrived, None)
+                self._more = following is not None
+                message = self._take(item)
+                if message is not None and self._closing is None:
+                    yield message
+                item = following
 
     def send(self, message: str | bytes) -> bool:
         """Send one message. Any thread may; it never interleaves with another.
@@ -1324,13 +1349,12 @@ class Peer:
         thread that raises PeerGone, so that an application which only sends ends too. Raises
         ValueError for what this wire can't carry (a native client's line holds no newline).
         """
-        own = threading.get_ident() == self._thread
-        if own:
-            self._make_room()
-        taken = self._post(self._encode, message)
-        if own and not taken:
+        if threading.get_ident() != self._thread:
+            return self._post(self._encode, message)
+        self._make_room()
+        if not self._post(self._encode, message, self._more):
             raise PeerGone(self.wire.gone or "closed")
-        return taken
+        return True
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Say goodbye; the loop over the peer's messages then ends. Any thread may.
@@ -1341,15 +1365,12 @@ class Peer:
         if not (1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999):
             raise ValueError(f"{code} is no close code that can be sent")
         with self.wire.lock:
-            if self._closing is None:
-                self._closing = Deadline(self._limits.closing)
-                self.ended = self.ended or {"code": code, "why": reason or "closed by the server"}
-                self.wire.put(self._encode_close(code, reason))
-                closed_here = True
-            else:
-                closed_here = False
-        if closed_here:
-            self._said_goodbye()
+            if self._closing is not None:
+                return
+            self._closing = Deadline(self._limits.closing)
+            self.ended = self.ended or {"code": code, "why": reason or "closed by the server"}
+            self.wire.put(self._encode_close(code, reason))
+        self._said_goodbye()
 
     def tell(self, step: str, **facts: Any) -> None:
         """Tell the observers a step of the application's, as 'login'."""
@@ -1360,15 +1381,15 @@ class Peer:
         """Bytes that the client has still to take."""
         return self.wire.backlog
 
-    def _post(self, encode: Callable[[Any], bytes], message: Any) -> bool:
-        """Send what encode makes of a message, and never wait."""
+    def _post(self, encode: Callable[[Any], Bytes], message: Any, more: bool = False) -> bool:
+        """Send what encode makes of a message, and never wait. more: as for Wire.put."""
         with self.wire.lock:
             if self._closing or self.wire.gone:
                 return False
             if self.wire.backlog > self._limits.backlog:
                 self.wire._drop("its backlog is full: it doesn't read what it is sent")
                 return False
-            self.wire.put(encode(message))
+            self.wire.put(encode(message), more)
             return True
 
     def _make_room(self) -> None:
@@ -1378,8 +1399,10 @@ class Peer:
 
     def _receive(self) -> bytes:
         """Own thread: the next bytes, b"" where there will be none. Looks after dead clients."""
-        self._make_room()
-        pinged = False
+        self._more = pinged = False
+        if self.wire.backlog:
+            self.wire.flush()
+            self._make_room()
         while self._closing is None or self._closing.left():
             try:
                 data = self.wire.receive(self._closing.left() if self._closing else self._patience())
@@ -1405,13 +1428,20 @@ class Peer:
 
     # What depends on the wire:
 
-    def _messages(self, data: bytes) -> Iterator[str | bytes]:
+    def _decode(self, data: bytes) -> Iterator[Any]:
+        """Own thread: take received bytes apart, into items for _take."""
         raise NotImplementedError
 
-    def _encode(self, message: str | bytes) -> bytes:
+    def _take(self, item: Any) -> str | bytes | None:
+        """Own thread: the message that an item is or completes; or else do what it asks for."""
         raise NotImplementedError
 
-    def _encode_close(self, code: int, reason: str) -> bytes:
+    def _encode(self, message: str | bytes) -> Bytes:
+        """With the wire's lock held."""
+        raise NotImplementedError
+
+    def _encode_close(self, code: int, reason: str) -> Bytes:
+        """With the wire's lock held."""
         raise NotImplementedError
 
     def _said_goodbye(self) -> None:
@@ -1427,69 +1457,69 @@ class Peer:
 
 
 class WebSocketPeer(Peer):
-    """A peer behind WebSocket frames (RFC 6455), which wsproto reads and writes."""
+    """A peer behind WebSocket frames (RFC 6455), which wsproto reads and writes.
 
-    def __init__(self, connection: Connection, deflate: LimitedDeflate | None) -> None:
+    There are two FrameProtocols, one for each direction, since they have nothing in common but the
+    name: the own thread alone reads with the first, and who holds the wire's lock writes with the
+    other. deflate: the answer to the client's offer of permessage-deflate, or "".
+    """
+
+    def __init__(self, connection: Connection, deflate: str) -> None:
         super().__init__(connection)
-        extensions: list[Extension] = [deflate] if deflate else []
-        extensions.append(MessageLimit(self._limits.message))
-        self._ws = ws.Connection(ws.ConnectionType.SERVER, extensions)  # guarded by the wire's lock
+        self._inbound = FrameProtocol(client=False, extensions=[MessageLimit(self._limits.message, deflate)])
+        outbound = PerMessageDeflate()
+        if deflate:
+            outbound.accept(deflate)
+        self._outbound = FrameProtocol(client=False, extensions=[outbound])
         self._pieces: Any = None  # of a message that isn't complete: a StringIO or BytesIO
 
-    def _messages(self, data: bytes) -> Iterator[str | bytes]:
-        """Read, events, write: take the bytes apart and answer what wants an answer."""
-        with self.wire.lock:
-            if self._ws.state not in (ws.ConnectionState.OPEN, ws.ConnectionState.LOCAL_CLOSING):
-                return
-            self._ws.receive_data(data)
-        found = self._ws.events()
-        while True:
-            with self.wire.lock:  # one event at a time: a compressed one can be large
-                event = next(found, None)
-            if event is None:
-                return
-            if isinstance(event, events.Message):
-                message = self._complete(event)
-                if message is not None and self._closing is None:
-                    yield message
-            elif isinstance(event, events.Ping):
-                self._make_room()
-                self._post(self._ws.send, event.response())
-            elif isinstance(event, events.CloseConnection):
-                self._answer_close(event)
+    def _decode(self, data: bytes) -> Iterator[Frame | ParseFailed]:
+        self._inbound.receive_bytes(data)
+        try:
+            yield from self._inbound.received_frames()
+        except ParseFailed as fault:
+            yield fault  # in its turn, after the answers to what came before it
 
-    def _complete(self, event: events.Message[Any]) -> str | bytes | None:
+    def _take(self, item: Frame | ParseFailed) -> str | bytes | None:
+        if isinstance(item, ParseFailed):
+            too_big = item.code is CloseReason.MESSAGE_TOO_BIG
+            self._answer_close(item.code, "message too big" if too_big else str(item))
+        elif item.opcode is Opcode.PING:
+            self._make_room()
+            self._post(self._outbound.pong, item.payload, self._more)
+        elif item.opcode is Opcode.CLOSE:
+            self._answer_close(*item.payload)
+        elif item.opcode is not Opcode.PONG:
+            return self._complete(item)
+        return None
+
+    def _complete(self, frame: Frame) -> str | bytes | None:
         """Put a message's pieces together; None until the last has come."""
         message: str | bytes
         if self._pieces is None:
-            if event.message_finished:
-                message = event.data
+            if frame.message_finished:
+                message = frame.payload  # type: ignore[assignment]
                 return message
-            self._pieces = io.StringIO() if isinstance(event.data, str) else io.BytesIO()
-        self._pieces.write(event.data)
-        if not event.message_finished:
+            self._pieces = io.StringIO() if isinstance(frame.payload, str) else io.BytesIO()
+        self._pieces.write(frame.payload)
+        if not frame.message_finished:
             return None
         message, self._pieces = self._pieces.getvalue(), None
         return message
 
-    def _answer_close(self, event: events.CloseConnection) -> None:
-        """The client closes, or broke the protocol: then it is told so."""
+    def _answer_close(self, code: CloseReason, reason: str) -> None:
+        """The client closes, or has broken the protocol: say the same, and read no more."""
         with self.wire.lock:
-            theirs = self._ws.state is not ws.ConnectionState.OPEN
             if self._closing is None:
-                self.ended = {"code": int(event.code), "why": event.reason or "closed by the client"}
-                self._closing = Deadline(self._limits.closing)
-                answer = event.response() if theirs else replace_reason(event)
-                self.wire.put(self._ws.send(answer))
-            # Nothing more is read from this client, so its close() need not wait.
+                self.ended = {"code": int(code), "why": reason or "closed by the client"}
+                self.wire.put(self._outbound.close(code, reason))
             self._closing = Deadline(0)
 
-    def _encode(self, message: str | bytes) -> bytes:
-        return self._ws.send(events.TextMessage(data=message) if isinstance(message, str)
-                             else events.BytesMessage(data=message))  # fmt: skip
+    def _encode(self, message: str | bytes) -> Bytes:
+        return self._outbound.send_data(message)
 
-    def _encode_close(self, code: int, reason: str) -> bytes:
-        return self._ws.send(events.CloseConnection(code=code, reason=reason or None))
+    def _encode_close(self, code: int, reason: str) -> Bytes:
+        return self._outbound.close(code, reason)
 
     def _ended_without_goodbye(self) -> dict[str, Any]:
         return {"code": 1006, "why": self.wire.gone or "closed without a close frame"}
@@ -1497,13 +1527,7 @@ class WebSocketPeer(Peer):
     def _ask_for_life(self, again: bool) -> None:
         if again:
             self.wire.drop("silent: no answer to a ping")
-        self._post(self._ws.send, events.Ping())
-
-
-def replace_reason(failure: events.CloseConnection) -> events.CloseConnection:
-    """What a client is told that broke the protocol: wsproto's code, in words that help."""
-    words = {CloseReason.MESSAGE_TOO_BIG: "message too big"}
-    return events.CloseConnection(failure.code, words.get(CloseReason(failure.code), failure.reason))
+        self._post(self._outbound.ping, b"")
 
 
 class LinePeer(Peer):
@@ -1515,15 +1539,19 @@ class LinePeer(Peer):
         self._first = True
         keep_alive(self.wire.sock, self._limits.ping)
 
-    def _messages(self, data: bytes) -> Iterator[str | bytes]:
+    def _decode(self, data: bytes) -> Iterator[str | ValueError]:
         try:
-            for line in self._lines.feed(data):
-                self._first = False
-                if self._closing is None:
-                    yield line
-        except ValueError as error:
-            self.tell("refused", why=str(error))
-            self.close(1007, str(error))
+            yield from self._lines.feed(data)
+        except ValueError as fault:
+            yield fault
+
+    def _take(self, item: str | ValueError) -> str | None:
+        self._first = False
+        if isinstance(item, str):
+            return item
+        self.tell("refused", why=str(item))
+        self.close(1007, str(item))
+        return None
 
     def _encode(self, message: str | bytes) -> bytes:
         line = message.encode() if isinstance(message, str) else message

@@ -6,10 +6,23 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support import Native, Program, WebSocket, closed, wait_until
+from support import Native, Program, Watcher, WebSocket, closed, wait_until
+
+
+@pytest.fixture(autouse=True)
+def empty_room(server: Program) -> Iterator[None]:
+    """Each test finds an empty room: whoever the last one brought has left, and nobody is told late."""
+
+    def alone() -> bool:
+        with Watcher(server.address) as watcher:
+            return all(client["path"] == "/monitor" for client in watcher.snapshot["clients"])
+
+    yield
+    wait_until(alone, "the room to be empty")
 
 
 class Guest:
