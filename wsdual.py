@@ -986,6 +986,8 @@ class MessageLimit(PerMessageDeflate):
                 inflated += piece
                 if self._size + len(inflated) > self._limit:
                     return CloseReason.MESSAGE_TOO_BIG
+                if self._decompressor and len(self._decompressor.unused_data) > 1:
+                    return CloseReason.INVALID_FRAME_PAYLOAD_DATA  # it goes on behind its own end
             data = bytes(inflated)
         self._size += len(data)
         return data
@@ -996,7 +998,10 @@ class MessageLimit(PerMessageDeflate):
         """End a message, but not for a control frame in the midst of it."""
         if self._in_control_frame or not self._agreed:
             return None
+        stream = self._decompressor
         last = super().frame_inbound_complete(proto, fin)
+        if fin and stream and stream.eof:
+            self._decompressor = None  # the client ended its stream, the next begins anew (section 7.2.3.5)
         if isinstance(last, bytes) and self._size + len(last) > self._limit:
             return CloseReason.MESSAGE_TOO_BIG
         return last

@@ -149,7 +149,8 @@ class Engine extends EventTarget {
       // A server that tells TLS by the trial method closes the first wss connection: now it has
       // remembered our address, and for some seconds it will take the next one for TLS. So the
       // second try comes at once, or the seconds would be over. Where something else is wrong,
-      // it costs one connection more.
+      // it costs one connection more. (Chromium itself tries a second time where a TLS handshake was
+      // cut off, before it tells us. Not every client is so kind.)
       this.#isSecondTry = true;
       this.#open();
       return;

@@ -29,7 +29,11 @@ const METHOD_CASES = {
   ],
 };
 
-const VERDICT_WORDS = { tls: "TLS", http: "HTTP", native: "native", unknown: "unknown" };
+// What the server makes of a verdict. By the trial method it can only say what it can't read.
+const VERDICT_WORDS = {
+  peek: { tls: "TLS", http: "HTTP", native: "native", unknown: "unknown" },
+  trial: { tls: "unreadable", http: "HTTP", native: "native", unknown: "unreadable" },
+};
 
 /** 12.3 -> "12.3 µs", 2345 -> "2.3 ms" */
 function timeInWords(microseconds) {
@@ -148,7 +152,7 @@ class ServerModel {
     this.counts = {}; // how often each case of the method came
     this.memory = new Map(); // ip -> { until, seconds }, in seconds of this page's clock
     for (const client of clients) this.records.set(client.id, ConnectionRecord.ofClient(client));
-    for (const { ip, seconds_left: left } of memory) this.remember(ip, left, Math.max(left, 6));
+    for (const { ip, seconds_left: left, seconds } of memory) this.remember(ip, left, seconds ?? Math.max(left, 6));
   }
 
   /** Take one event in; return the record that it is about. */
@@ -175,12 +179,8 @@ class ServerModel {
 
   /** An entry keeps its time: nothing renews it. */
   remember(ip, left, seconds) {
-    if (!this.remembers(ip)) this.memory.set(ip, { until: performance.now() / 1000 + left, seconds });
-  }
-
-  remembers(ip) {
     this.forgetOldAddresses();
-    return ip === undefined ? this.memory.size > 0 : this.memory.has(ip);
+    if (!this.memory.has(ip)) this.memory.set(ip, { until: performance.now() / 1000 + left, seconds });
   }
 
   forgetOldAddresses() {
@@ -212,7 +212,7 @@ class ServerWindow {
   constructor() {
     this.model = new ServerModel();
     this.changed = new Set(); // records to draw anew
-    this.isDrawn = true;
+    this.draw = onceAFrame(() => this.drawAll());
     this.rows = new Map(); // record -> its row among the clients
     this.cards = new Map(); // record -> its card in the list of the last connections
     this.engine = new Engine();
@@ -241,9 +241,10 @@ class ServerWindow {
     return this.engine.state === "open" && this.engine.host === host && this.engine.port === port;
   }
 
-  /** Whether the server remembers any address now. */
-  remembers() {
-    return this.engine.state === "open" && this.model.remembers();
+  /** Whether the server takes every client from some address for TLS now. */
+  takesAllForTls() {
+    this.model.forgetOldAddresses();
+    return this.engine.state === "open" && this.model.detect === "trial" && this.model.memory.size > 0;
   }
 
   // ---------------------------------------------------------------- events
@@ -303,16 +304,11 @@ class ServerWindow {
 
   // ---------------------------------------------------------------- drawing
 
-  draw() {
-    if (!this.isDrawn) return;
-    this.isDrawn = false;
-    requestAnimationFrame(() => {
-      this.isDrawn = true;
-      this.drawClients();
-      this.drawRecent();
-      this.drawCounts();
-      this.changed.clear();
-    });
+  drawAll() {
+    this.drawClients();
+    this.drawRecent();
+    this.drawCounts();
+    this.changed.clear();
   }
 
   drawMethod() {
@@ -415,9 +411,11 @@ function roleOf(record) {
 
 /** Let an element light up for a moment. */
 function flash(element) {
-  element.classList.remove("fresh");
-  void element.offsetWidth; // or the animation wouldn't start again
+  if (element.classList.contains("fresh")) return;
   element.classList.add("fresh");
+  element.onanimationend = ({ animationName }) => {
+    if (animationName === "arrive") element.classList.remove("fresh"); // "slide" ends before it
+  };
 }
 
 /**
@@ -450,7 +448,8 @@ function connectionCard(record, card, detect) {
     card = make("li", { "data-id": record.id });
     flash(card);
   }
-  card.dataset.verdict = record.verdict ?? "none";
+  const isUnreadable = detect === "trial" && record.verdict === "tls";
+  card.dataset.verdict = isUnreadable ? "unknown" : record.verdict ?? (record.tls ? "tls" : "none");
   card.classList.toggle("open", record.isOpen);
   card.classList.toggle("refused", record.wasRefused);
   card.replaceChildren(...content);
@@ -461,7 +460,7 @@ function cardHead(record) {
   const kind = record.kindSoFar;
   return make("p", { class: "card-head" },
     make("b", {}, `#${record.id}`), " ",
-    kind ? kindLabel(kind) : make("span", { class: "kind", "data-kind": "none" }, record.isOpen ? "…" : "none"), " ",
+    kindLabel(kind ?? (record.wasRefused ? "refused" : record.isOpen ? "…" : "none")), " ",
     record.name === null ? "" : make("bdi", { class: "who" }, record.name),
     make("span", { class: "quiet from" }, `from ${record.address ?? "?"}`),
     make("time", { class: "quiet" }, record.steps.length ? clockTime(record.steps[0].time) : ""));
@@ -474,6 +473,7 @@ function cardBytes(record, detect) {
     return [make("p", { class: "meaning" }, "A remembered address: TLS was expected before a byte was read.")];
   }
   const { confirming, words } = explainFirstBytes(record.head);
+  const verdict = VERDICT_WORDS[detect]?.[record.verdict] ?? record.verdict;
   const cells = Array.from(record.head, (byte, index) =>
     make("span", { class: index === 0 ? "byte deciding" : index <= confirming ? "byte confirming" : "byte" },
       make("span", {}, hexOfByte(byte)), make("small", {}, asciiOfByte(byte))));
@@ -481,8 +481,7 @@ function cardBytes(record, detect) {
     make("p", { class: "bytes", role: "img", "aria-label": `first bytes: ${hexOfBytes(record.head)}` }, ...cells),
     make("p", { class: "meaning" },
       make("span", { class: "words" }, words), " → ",
-      make("b", { class: "verdict", "data-verdict": record.verdict }, VERDICT_WORDS[record.verdict] ?? record.verdict),
-      make("span", { class: "quiet" }, ` in ${timeInWords(record.microseconds)}`)),
+      make("b", { class: "verdict" }, verdict), make("span", { class: "quiet" }, ` in ${timeInWords(record.microseconds)}`)),
   ];
 }
 
@@ -503,10 +502,17 @@ function stepInWords(event, detect, saidAlready) {
     case "wrapped": return `${tlsInWords(`${event.version} ${event.cipher}`)}, handshake ${timeInWords(event.us)}`;
     case "upgraded": return event.kind.startsWith("ws") ? `upgraded to ${event.kind}, ${event.path}` : `talks ${event.kind}`;
     case "login": return `logged in: ${event.name}`;
-    case "refused": return `refused: ${event.why}`;
+    case "refused": return `refused: ${event.why}${hintAt(event.why)}`;
     case "closed": return ["closed", event.code && ` ${event.code}`, event.why !== saidAlready && `: ${event.why}`].filter(Boolean).join("");
     default: return event.step;
   }
+}
+
+/** What OpenSSL's words mean that a class will see. */
+function hintAt(why) {
+  if (/certificate unknown|unknown ca|bad certificate/.test(why)) return " (the client doesn’t trust the certificate)";
+  if (/handshake: http request/.test(why)) return " (a plain client, where TLS was expected)";
+  return "";
 }
 
 // ================================================================ the frame inspector
@@ -596,7 +602,8 @@ class Inspector {
   }
 
   say(words) {
-    byId("inspector-state").textContent = words;
+    const line = byId("inspector-state");
+    if (line.textContent !== words) line.textContent = words; // it is read out
   }
 
   gap(events) {
@@ -726,10 +733,10 @@ class FrameDirection {
       words.append("; this window couldn’t inflate it");
       return;
     }
-    const text = textOfBytes(inflated.slice(0, Inspector.TEXT)).replaceAll("\x1a", "▒");
+    const text = textOfBytes(inflated.slice(0, Inspector.TEXT)).replaceAll("\x1a", "░");
     words.replaceChildren(make("span", { class: "quiet" }, `compressed (RSV1): ${message.length} bytes, inflated ${inflated.length}: `),
       make("span", { dir: "auto" }, text),
-      make("span", { class: "quiet" }, text.includes("▒") ? "  (▒ repeats what was sent before this window watched)" : ""));
+      make("span", { class: "quiet" }, text.includes("░") ? "  (░ repeats what was sent before this window watched)" : ""));
   }
 }
 

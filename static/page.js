@@ -36,9 +36,27 @@ function linkTo(url) {
   return make("a", { href: url, target: "_blank", rel: "noopener" }, url);
 }
 
+/** Make a function that calls draw() before the browser's next frame: once, however often it is called. */
+function onceAFrame(draw) {
+  let isDue = false;
+  return () => {
+    if (isDue) return;
+    isDue = true;
+    requestAnimationFrame(() => {
+      isDue = false;
+      draw();
+    });
+  };
+}
+
 /** Keep a list from growing for ever: drop its oldest elements. */
 function keepLast(list, most) {
   while (list.childElementCount > most) list.firstElementChild.remove();
+}
+
+/** Whether this can be a host's name or address (and isn't a whole URL, say). */
+function isHost(text) {
+  return /^[\p{L}\p{N}._-]+$|^[0-9a-f]*:[0-9a-f:.]*$|^\[[0-9a-f:.]+\]$/iu.test(text);
 }
 
 /** Where the page came from, and so where its server is; from the disk, where one usually is. */
@@ -87,12 +105,16 @@ function countDown(element, milliseconds) {
 
 class ClientHalf {
   static MESSAGES = 500; // of the conversation, kept on the page
+  static PEOPLE = 100; // names shown; all of them can be written to
 
   /** serverWindow: the other half; it knows whether the server is there. */
   constructor(serverWindow) {
     this.serverWindow = serverWindow;
     this.engine = new Engine();
     this.people = new Map(); // name -> kind
+    this.showPeople = onceAFrame(() => this.drawPeople());
+    this.scrollToEnd = onceAFrame(() => (byId("conversation").scrollTop = byId("conversation").scrollHeight));
+    this.isAtEnd = true; // of the conversation
     this.fillIn();
     this.listenToPage();
     this.listenToEngine();
@@ -111,7 +133,13 @@ class ClientHalf {
       this.connectOrLogIn();
     });
     byId("address").addEventListener("input", () => this.showUrl());
-    byId("disconnect").addEventListener("click", () => this.engine.disconnect());
+    byId("disconnect").addEventListener("click", () => {
+      this.engine.disconnect();
+      byId("connect").focus(); // the button that had the focus is gone
+    });
+    byId("conversation").addEventListener("scroll", ({ target }) => {
+      this.isAtEnd = target.scrollHeight - target.scrollTop - target.clientHeight < 40;
+    });
     byId("compose").addEventListener("submit", (event) => {
       event.preventDefault();
       this.say();
@@ -154,6 +182,10 @@ class ClientHalf {
       this.engine.login(name);
       return;
     }
+    if (!isHost(host)) {
+      this.showTrouble(this.badHostWords(host));
+      return;
+    }
     if (PLACE.tls && !useWss && !isLoopback(host)) {
       this.showTrouble(...this.mixedContentWords(host, port));
       return;
@@ -168,7 +200,8 @@ class ClientHalf {
     const { state } = now;
     const isClosed = state === "closed";
     byId("address").disabled = !isClosed;
-    byId("disconnect").disabled = isClosed;
+    byId("disconnect").hidden = isClosed;
+    byId("disconnect").textContent = state === "open" ? "Disconnect" : "Stop";
     if (state !== "open") this.setPeople([]);
     if (state === "open") this.showOpen(now);
     if (state === "waiting") this.showWaiting(now);
@@ -207,7 +240,7 @@ class ClientHalf {
   showClosed({ problem }) {
     const { host, port } = this.form();
     if (problem === "address") {
-      this.showTrouble(`“${host}” isn’t a host’s name or address.`);
+      this.showTrouble(this.badHostWords(host));
     } else if (problem === "blocked" && PLACE.tls && !this.engine.useWss) {
       this.showTrouble(...this.mixedContentWords(host, port));
     } else if (problem === "blocked") {
@@ -264,12 +297,16 @@ class ClientHalf {
   }
 
   refusedWords(host, port) {
-    if (this.serverWindow.remembers()) {
+    if (this.serverWindow.takesAllForTls()) {
       return ["The server remembers this address from a wss login and takes every client from here for ",
         "TLS, until the time in its window has run down. This page tries again by itself."];
     }
     return [`The server at ${host}:${port} is there, but refuses this page. It takes pages that it sent itself, `,
       "and others that its --origin flag names; its log tells the reason."];
+  }
+
+  badHostWords(host) {
+    return `“${host}” isn’t a host’s name or address. One is 127.0.0.1, or localhost, or [::1].`;
   }
 
   mixedContentWords(host, port) {
@@ -321,11 +358,14 @@ class ClientHalf {
     this.showPeople();
   }
 
-  showPeople() {
-    byId("people-count").textContent = this.people.size || "";
-    byId("people-empty").hidden = this.people.size > 0;
-    byId("people").replaceChildren(...Array.from(this.people, ([name, kind]) => this.person(name, kind)));
-    this.showReceivers();
+  drawPeople() {
+    const { size } = this.people;
+    byId("people-count").textContent = size || "";
+    byId("people-empty").hidden = size > 0;
+    const shown = [...this.people].slice(0, ClientHalf.PEOPLE).map(([name, kind]) => this.person(name, kind));
+    if (size > ClientHalf.PEOPLE) shown.push(make("li", { class: "quiet" }, `and ${size - ClientHalf.PEOPLE} more`));
+    byId("people").replaceChildren(...shown);
+    this.drawReceivers();
   }
 
   person(name, kind) {
@@ -344,7 +384,7 @@ class ClientHalf {
    * Offer everyone and each one as the receiver. Who was chosen stays chosen, gone or not: a private
    * message must not go to everyone because its receiver left while it was being written.
    */
-  showReceivers() {
+  drawReceivers() {
     const select = byId("to");
     const chosen = select.value;
     const others = [...this.people.keys()].filter((name) => name !== this.engine.name);
@@ -377,11 +417,9 @@ class ClientHalf {
   }
 
   append(item) {
-    const list = byId("conversation");
-    const wasAtEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 40;
-    list.append(item);
-    keepLast(list, ClientHalf.MESSAGES);
-    if (wasAtEnd) list.scrollTop = list.scrollHeight; // who has scrolled back is left where he reads
+    byId("conversation").append(item);
+    keepLast(byId("conversation"), ClientHalf.MESSAGES);
+    if (this.isAtEnd) this.scrollToEnd(); // who has scrolled back goes on reading there
   }
 }
 
@@ -390,3 +428,11 @@ class ClientHalf {
 const serverWindow = new ServerWindow();
 const clientHalf = new ClientHalf(serverWindow);
 serverWindow.connect(PLACE.host, PLACE.port, PLACE.tls);
+
+// A browser may keep a page that was left, sockets and all, to have it ready for the button "back".
+// For the others in the room, who has left the page has left: so hang up, and begin anew on the way back.
+window.addEventListener("pagehide", () => {
+  clientHalf.engine.disconnect();
+  serverWindow.engine.disconnect();
+});
+window.addEventListener("pageshow", (event) => event.persisted && location.reload());

@@ -764,11 +764,8 @@ class Watch:
 
     def __enter__(self) -> Watch:
         gc.disable()
-        self._served, self._cpu, self._begin = (
-            cpu_seconds(self._pids),
-            time.process_time(),
-            time.perf_counter(),
-        )
+        self._served, self._cpu = cpu_seconds(self._pids), time.process_time()
+        self._begin = time.perf_counter()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -783,12 +780,8 @@ class Watch:
 
     def times(self, times: Sequence[float]) -> Slice:
         """The figures of a row of times."""
-        figures = {
-            "p50": percentile(times, 50),
-            "p99": percentile(times, 99),
-            "cpu": self.served / len(times),
-        }
-        return Slice(figures, self.share)
+        p50, p99 = percentile(times, 50), percentile(times, 99)
+        return Slice({"p50": p50, "p99": p99, "cpu": self.served / len(times)}, self.share)
 
 
 def cpu_seconds(pids: Sequence[int]) -> float:
@@ -1059,6 +1052,7 @@ class ChatRoom(Crowd):
     def __init__(self, address: Address) -> None:
         super().__init__(address)
         self._lines = 0
+        self._length = -1  # of the frame that brings a line; learned from the first one
         try:
             with bounded(CROWD_LIMIT):
                 for number in range(USERS):
@@ -1066,8 +1060,7 @@ class ChatRoom(Crowd):
                     if number % 10 == 0:
                         self.drain_all()
                 self.settle()
-            self._length = -1  # of the frame that brings a line; learned from the first one
-            self._say()
+                self._say()
         except BaseException:
             self.close()
             raise
@@ -1267,12 +1260,14 @@ def measure_limit(server: Server, seconds: float) -> Slice:
     """Ask the loop that has no socket. The load does nothing meanwhile."""
     process = server.processes[0]
     assert process.stdin and process.stdout
+    begin = cpu_seconds([process.pid])
     process.stdin.write(b"%f\n" % seconds)
     process.stdin.flush()
     line = process.stdout.readline()
     if not line:
         raise Failed("the loop ended")
-    return Slice({"rate": float(line), "cpu": 1 / float(line)}, 0.0)
+    rate = float(line)
+    return Slice({"rate": rate, "cpu": (cpu_seconds([process.pid]) - begin) / (rate * seconds)}, 0.0)
 
 
 def take_turns(ours: Contestant, peer: Contestant, pairs: int, seconds: float) -> list[tuple[Slice, Slice]]:

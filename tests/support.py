@@ -447,12 +447,10 @@ def make_identity(name: str, issuer: Identity | None = None, *, authority: bool 
 class HandTLS:
     """A TLS client that hands its records out, so that a test can hold some back, cut or spoil them."""
 
-    def __init__(
-        self, address: tuple[str, int], *, sock: socket.socket | None = None, context: ssl.SSLContext | None = None
-    ) -> None:
+    def __init__(self, address: tuple[str, int], *, sock: socket.socket | None = None) -> None:
         self.sock = sock or connect(address)
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.tls = (context or any_tls()).wrap_bio(self._in, self._out, server_hostname="localhost")
+        self.tls = any_tls().wrap_bio(self._in, self._out, server_hostname="localhost")
 
     def __enter__(self) -> HandTLS:
         return self
@@ -562,7 +560,9 @@ def narrow(address: tuple[str, int], *, tls: bool = False) -> socket.socket:
     return any_tls().wrap_socket(sock, server_hostname="localhost") if tls else sock
 
 
-def upgraded(sock: socket.socket, address: tuple[str, int], path: str = "/echo", **headers: str) -> socket.socket:
+def upgraded(
+    sock: socket.socket, address: tuple[str, int], path: str = "/echo", **headers: str
+) -> socket.socket:
     """A socket of one's own, upgraded to WebSocket."""
     sock.sendall(upgrade_request(address, path, **headers))
     head = b""
@@ -570,3 +570,22 @@ def upgraded(sock: socket.socket, address: tuple[str, int], path: str = "/echo",
         head += sock.recv(1)
     assert head.startswith(b"HTTP/1.1 101 "), head
     return sock
+
+
+class Deflating(WebSocket):
+    """A WebSocket client that offers compression; what it sends is compressed where the caller does it."""
+
+    def __init__(
+        self, address: tuple[str, int], offer: str = "permessage-deflate", *, tls: bool = False
+    ) -> None:
+        super().__init__(address, tls=tls, Sec_WebSocket_Extensions=offer)
+        self.agreed = self.headers.get("sec-websocket-extensions")
+        self._inflater = zlib.decompressobj(-15)
+
+    def receive(self) -> str | bytes:
+        """The next message, inflated where need be."""
+        fin, rsv, opcode, payload = self.receive_frame()
+        assert fin and rsv in (0, 4) and opcode in (TEXT, BINARY), (fin, rsv, opcode, payload[:100])
+        if rsv:
+            payload = self._inflater.decompress(payload + b"\0\0\xff\xff")
+        return payload.decode() if opcode == TEXT else payload

@@ -87,7 +87,7 @@ async def end(listening: asyncio.Server) -> None:
 
 def run(kosoku: str, port: int, folder: Path) -> dict[str, dict[str, str]]:
     """Run the sections against a port; return case -> its result."""
-    command = [kosoku, "-p", "4", "-o", str(folder)]
+    command = [kosoku, "-p", "8", "-o", str(folder)]
     for section in SECTIONS:
         command += ["-i", f"{section}.*"]
     subprocess.run([*command, f"127.0.0.1:{port}"], check=True, capture_output=True, timeout=100)
