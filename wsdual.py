@@ -208,6 +208,7 @@ class DualServer(socketserver.ThreadingTCPServer):
         self.limits = limits or Limits()
         self.memory = IpMemory(memory)
         self.origins = frozenset(origin.lower().rstrip("/") for origin in origins)
+        self.hosts = frozenset(urlsplit(origin).netloc for origin in self.origins)
         self.static = None if static is None else Path(static).resolve()
         self.observers: list[Callable[[dict[str, Any]], None]] = []
         self._seats: list[tuple[threading.Semaphore, Server]] = [
@@ -267,8 +268,7 @@ class DualServer(socketserver.ThreadingTCPServer):
         try:
             if classify(wire.peek(Deadline(1.0))) is Verdict.HTTP:
                 answer = http_response(h11.Connection(h11.SERVER), 503, b"503: too many clients, try later\n")
-                with wire.lock:
-                    wire.put(answer)
+                wire.send(answer)
         except OSError:
             pass  # it has gone by itself
         finally:
@@ -356,7 +356,7 @@ class Connection(socketserver.BaseRequestHandler):
             self.tell("refused", why=str(refusal))
             self.ended = {"why": str(refusal)}
         except TimeoutError:
-            self.ended = {"why": f"silent for {self.server.limits.handshake:g} s"}
+            self.ended = {"why": f"silent, or not ready, for {self.server.limits.handshake:g} s"}
         except OSError as error:
             self.ended = {"why": plain_words(error)}
 
@@ -440,7 +440,8 @@ class Connection(socketserver.BaseRequestHandler):
     def serve_http(self) -> None:
         """Answer one request: an upgrade to WebSocket, a file, or an error. (RFC 9112)"""
         self.kind = Kind.HTTPS if self.wire.tls else Kind.HTTP
-        http = h11.Connection(h11.SERVER, max_incomplete_event_size=self.server.limits.header)
+        http = h11.Connection(h11.SERVER, self.server.limits.header)
+        request = None
         try:
             request = self.read_request(http)
             if self.must_use_tls:
@@ -451,26 +452,32 @@ class Connection(socketserver.BaseRequestHandler):
                 self.serve_file(http, request)
         except Refused as refusal:
             body = f"{refusal.status} {HTTPStatus(refusal.status).phrase}: {refusal}\n".encode()
-            with self.wire.lock:
-                self.wire.put(http_response(http, refusal.status, body, refusal.headers))
+            head_only = request is not None and request.method == b"HEAD"
+            self.wire.send(http_response(http, refusal.status, body, refusal.headers, head_only))
             raise
 
     def read_request(self, http: h11.Connection) -> h11.Request:
-        """Read one request's head, under the deadline."""
+        """Read one request's head, under the deadline and of bounded size. Raises Refused, OSError."""
+        room = self.server.limits.header
         while True:
             try:
                 event = http.next_event()
             except h11.RemoteProtocolError as error:
                 raise Refused(str(error), error.error_status_hint) from None
             if isinstance(event, h11.Request):
+                check_host_header(event)
                 return event
+            if not room:
+                raise Refused("the request's head is too large", 431)
             try:
                 data = self.wire.receive(self.deadline.left())
             except TimeoutError:
                 raise Refused("the request took too long", 408) from None
             if not data:
                 raise ConnectionError("closed before the request was complete")
-            http.receive_data(data)
+            http.receive_data(data[:room])
+            self.wire.unread(data[room:])
+            room -= min(room, len(data))
 
     def serve_websocket(self, http: h11.Connection, request: h11.Request) -> None:
         """Upgrade (RFC 6455 section 4.2), then talk."""
@@ -478,7 +485,8 @@ class Connection(socketserver.BaseRequestHandler):
         app = self.server.apps.get(head.path)
         if app is None:
             raise Refused(f"no WebSocket at {head.path[:100]!r}", 404)
-        self.check_origin(head, app)
+        self.check_host(head, app)
+        self.check_origin(head)
         while http.next_event() not in (h11.PAUSED, h11.NEED_DATA):
             pass  # to the end of the request: what lies behind it are frames
         deflate = agree_on_deflate(head.extensions)
@@ -487,28 +495,30 @@ class Connection(socketserver.BaseRequestHandler):
         if deflate:
             headers.append(("Sec-WebSocket-Extensions", deflate))
         switching = h11.InformationalResponse(status_code=101, headers=headers, reason=b"Switching Protocols")
-        with self.wire.lock:
-            self.wire.put(http.send(switching) or b"")
+        self.wire.send(http.send(switching) or b"")
         self.kind = Kind.WSS if self.wire.tls else Kind.WS
         self.path = head.path
         self.tell("upgraded", kind=self.kind.value, path=head.path)
         self.wire.unread(http.trailing_data[0])
         self.talk(app, WebSocketPeer(self, deflate))
 
-    def check_origin(self, head: UpgradeRequest, app: Application) -> None:
-        """Keep foreign pages out (RFC 6455 section 10.2), and names that only pretend to be local."""
+    def check_host(self, head: UpgradeRequest, app: Application) -> None:
+        """Keep out pages whose server only pretends to be this machine, and strangers from what is local.
+
+        DNS rebinding: evil.example resolves to 127.0.0.1, and its pages find that they are same-origin.
+        """
         local = is_loopback(self.address[0])
-        if local and not is_loopback(head.host) and head.authority not in {
-            urlsplit(origin).netloc for origin in self.server.origins
-        }:  # fmt: skip
-            # DNS rebinding: evil.example resolves to 127.0.0.1, and its pages call that same-origin.
+        if local and not is_loopback(head.host) and head.authority not in self.server.hosts:
             raise Refused(f"a local client asked for {head.authority!r}: allow it with --origin", 403)
         if getattr(app, "loopback_only", False) and not (local and is_loopback(head.host)):
             raise Refused("only for clients on this machine", 403)
+
+    def check_origin(self, head: UpgradeRequest) -> None:
+        """Keep foreign pages out: a browser says where a page is from (RFC 6455 section 10.2)."""
         origin = head.origin
         if origin is None or origin in self.server.origins:
             return
-        if local and origin in ("null", "file://"):
+        if origin in ("null", "file://") and is_loopback(self.address[0]):
             return  # a page opened from the disk
         try:
             theirs = split_port(urlsplit(origin).netloc, origin.startswith("https:"))
@@ -529,15 +539,13 @@ class Connection(socketserver.BaseRequestHandler):
         with file:
             size = os.fstat(file.fileno()).st_size
             headers = [("Content-Type", content_type(path)), ("Content-Length", str(size)), *common_headers()]
-            with self.wire.lock:
-                self.wire.put(http.send(h11.Response(status_code=200, headers=headers)) or b"")
+            self.wire.send(http.send(h11.Response(status_code=200, headers=headers)) or b"")
             while request.method == b"GET" and not self.wire.gone:
                 data = file.read(min(size, RECEIVED_BYTES))
                 if not data:
                     break
                 size -= len(data)
-                with self.wire.lock:
-                    self.wire.put(http.send(h11.Data(data=data)) or b"")
+                self.wire.send(http.send(h11.Data(data=data)) or b"")
                 self.wire.drain(self.server.limits.ping, down_to=4 * RECEIVED_BYTES)
         self.ended = {"why": "200 OK"}
 
@@ -825,11 +833,17 @@ def check_upgrade(request: h11.Request) -> UpgradeRequest:
     if not (origin or "-").isprintable():
         raise Refused("a bad Origin")
     extensions = b",".join(header_values(request, b"sec-websocket-extensions")).decode("latin-1")
-    try:
-        host = split_port(authority)[0]
-    except ValueError:
-        raise Refused("a bad Host") from None
+    host = split_port(authority)[0]
     return UpgradeRequest(origin_form(request), authority, host, key, origin, extensions)
+
+
+def check_host_header(request: h11.Request) -> None:
+    """Every request says well which host it means (RFC 9112 section 3.2). Raises Refused."""
+    for value in header_values(request, b"host"):
+        try:
+            split_port(value.decode("latin-1").lower())
+        except ValueError:
+            raise Refused("a bad Host header") from None
 
 
 def split_port(authority: str, tls: bool = False) -> tuple[str, int]:
@@ -896,16 +910,21 @@ def common_headers() -> list[tuple[str, str]]:
 
 
 def http_response(
-    http: h11.Connection, status: int, body: bytes, headers: Sequence[tuple[str, str]] = ()
+    http: h11.Connection,
+    status: int,
+    body: bytes,
+    headers: Sequence[tuple[str, str]] = (),
+    head_only: bool = False,
 ) -> bytes:
-    """A whole response with a short text."""
+    """A whole response with a short text; without the text where the request was a HEAD."""
     length = ("Content-Length", str(len(body)))
     kind = ("Content-Type", "text/plain; charset=utf-8")
     head = h11.Response(
         status_code=status, headers=[kind, length, *headers, *common_headers()],
         reason=HTTPStatus(status).phrase.encode(),
     )  # fmt: skip
-    return b"".join(http.send(event) or b"" for event in (head, h11.Data(data=body), h11.EndOfMessage()))
+    text = h11.Data(data=b"" if head_only else body)
+    return b"".join(http.send(event) or b"" for event in (head, text, h11.EndOfMessage()))
 
 
 PARAMETER = re.compile(
@@ -1158,6 +1177,11 @@ class Wire:
             self.sock.close()
 
     # ---- for any thread
+
+    def send(self, data: Bytes) -> None:
+        """Send, and never wait."""
+        with self.lock:
+            self.put(data)
 
     def put(self, data: Bytes, more: bool = False) -> None:
         """Send, with the lock held; never waits. What can't be sent now joins the backlog, and so does

@@ -270,7 +270,7 @@ class ServerWindow {
       closed: "Not connected",
       connecting: "Connecting…",
       open: "Live",
-      waiting: "Not connected, trying again",
+      waiting: "Not connected, retrying",
     }[state];
     byId("monitor-state").replaceChildren(words);
     byId("monitor-state").dataset.state = state;
@@ -288,7 +288,7 @@ class ServerWindow {
     if (this.engine.state === "open") return;
     const refused = "The server is there, but shows its window only to clients on its own machine, " +
       "since it shows what users write. Open this page there, as http://127.0.0.1:…";
-    showIn(byId("monitor-trouble"), isThere ? refused : `No answer from ${url}.`);
+    showIn(byId("monitor-trouble"), isThere ? refused : `No answer from ${url}. This window connects again by itself.`);
   }
 
   /** The window was too slow for what happened. What it shows may be wrong now: begin anew. */

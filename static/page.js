@@ -94,7 +94,7 @@ function countDown(element, milliseconds) {
   const end = performance.now() + milliseconds;
   const clock = make("span", { "aria-hidden": "true" });
   const tick = () => {
-    clock.textContent = ` in ${Math.max(0, Math.ceil((end - performance.now()) / 1000))} s`;
+    clock.textContent = ` in\u00a0${Math.max(0, Math.ceil((end - performance.now()) / 1000))}\u00a0s`;
     if (clock.isConnected && performance.now() < end) setTimeout(tick, 200);
   };
   element.append(clock);
@@ -217,7 +217,7 @@ class ClientHalf {
       connecting: [`Connecting over ${scheme}…`],
       open: name === null ? [`Connected over ${scheme}, not logged in`]
         : [`Connected over ${scheme} as `, make("bdi", {}, name)],
-      waiting: ["Not connected, trying again"],
+      waiting: ["Not connected, retrying"],
     }[state];
     byId("state").replaceChildren(...words);
     byId("state").dataset.state = state;

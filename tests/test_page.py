@@ -466,8 +466,8 @@ def test_the_page_comes_back_by_itself_when_the_server_does(
     """Both halves say that the server is gone, and go on when it is there again: logged in, and live."""
     with running(tmp_path) as server:
         page = Page(browser, url_of(server)).is_live().log_in("ann")
-    page.sees("#state", "Not connected, trying again in")
-    page.sees("#monitor-state", "Not connected, trying again in")
+    page.sees("#state", "Not connected, retrying in")
+    page.sees("#monitor-state", "Not connected, retrying in")
     page.sees("#conversation", "The server was stopped. (1001")
     page.sees("#trouble", "No answer from ws://127.0.0.1:", "Is the server running there?")
     with running(tmp_path, port=server.port):
@@ -488,7 +488,7 @@ def test_an_untrusted_certificate_is_explained_with_a_link(tmp_path: Path, serve
         page.connect("ann", wss=True)
         page.sees("#trouble", "doesn’t trust this certificate yet: open ", "once, accept it, come back")
         assert page.one("#trouble a").get_attribute("href") == url_of(server, "https")
-        page.sees("#state", "Not connected, trying again in")
+        page.sees("#state", "Not connected, retrying in")
         page.sees("#recent", "certificate unknown (the client doesn’t trust the certificate)")
         page.one("#disconnect").click()
         page.sees("#state", "Not connected")

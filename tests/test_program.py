@@ -297,8 +297,8 @@ def test_max_message_of_a_native_client(limited: Program, tls: bool) -> None:
 
 
 def test_handshake_timeout(start: Callable[..., Program]) -> None:
-    """--handshake-timeout 0.3: whoever doesn't get on is closed by then, at whatever step; others are not."""
-    server = start("--handshake-timeout", "0.3")
+    """--handshake-timeout 0.8: whoever doesn't get on is closed by then, at whatever step; others are not."""
+    server = start("--handshake-timeout", "0.8")
     with Watcher(server.address) as watcher, WebSocket(server.address) as talking:
         with contextlib.ExitStack() as stack:
             silent, hello, request, line = (stack.enter_context(connect(server.address)) for _ in range(4))
@@ -309,13 +309,13 @@ def test_handshake_timeout(start: Callable[..., Program]) -> None:
             assert closed(silent) and closed(hello) and closed(inside)
             assert read_to_end(request).startswith(b"HTTP/1.1 408 ")
             assert b"error" in read_to_end(line)
-        watcher.wait_for("closed", why="silent for 0.3 s")
+        watcher.wait_for("closed", why="silent, or not ready, for 0.8 s")
         assert talking.ask("still here") == "still here"
 
 
 def test_ping_interval(start: Callable[..., Program]) -> None:
-    """--ping-interval 0.3: a client that answers pings stays; one that doesn't is dropped, and told of."""
-    server = start("--ping-interval", "0.3", "-v")
+    """--ping-interval 0.8: a client that answers pings stays; one that doesn't is dropped, and told of."""
+    server = start("--ping-interval", "0.8", "-v")
     with WebSocket(server.address) as alive, WebSocket(server.address) as dead:
         heard: list[bytes] = []
         thread = threading.Thread(target=answer_pings, args=(alive, heard))
