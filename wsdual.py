@@ -927,9 +927,9 @@ def http_response(
     return b"".join(http.send(event) or b"" for event in (head, text, h11.EndOfMessage()))
 
 
+BITS = r'(8|9|1[0-5]|"8"|"9"|"1[0-5]")'
 PARAMETER = re.compile(
-    r'(server_no_context_takeover|client_no_context_takeover)|(server_max_window_bits)="?(8|9|1[0-5])"?'
-    r'|(client_max_window_bits)(?:="?(8|9|1[0-5])"?)?'
+    f"(server|client)_no_context_takeover|server_max_window_bits={BITS}|client_max_window_bits(={BITS})?"
 )
 
 
@@ -1730,7 +1730,7 @@ class Chat:
             if "to" not in request:
                 broadcast(self._users.values(), say("said", **{"from": peer.name}, text=text))
             elif not isinstance(to, str) or to not in self._users:
-                raise ValueError(f"no such user: {to if isinstance(to, str) else 'to is a name'}"[:80])
+                raise ValueError(f"no such user: {to!r}" if isinstance(to, str) else "to is a user's name")
             else:
                 both = {peer: None, self._users[to]: None}
                 broadcast(both, say("said", **{"from": peer.name}, to=to, text=text))

@@ -6,8 +6,8 @@
 
 It starts the server, warms it up, and notes threads, descriptors and memory. Then the users do as they like.
 At the end all of them go, and the three figures must be back where they were; the log must hold no traceback,
-a fresh client of each kind must be served, and SIGTERM must end the server with status 0. The exit status is 0
-if all of that holds.
+a fresh client of each kind must be served, and SIGTERM must end the server with status 0. The exit status is
+0 if all of that holds.
 """
 
 from __future__ import annotations

@@ -32,7 +32,6 @@ from support import (
     frame,
     get,
     make_identity,
-    others_are_served,
     unharmed,
     upgrade_request,
     wait_until,
@@ -105,7 +104,8 @@ def test_a_renewed_certificate_is_taken_up_and_sessions_live_on(
                 halfway.sock.sendall(halfway.encrypt(b'{"type":"who"}\n'))
                 halfway.receive_until(b"log in first")
 
-    all_at_once(*(partial(renew, form, signalled) for form in ("pfx", "pem", "crt") for signalled in (True, False)))
+    forms = ("pfx", "pem", "crt")
+    all_at_once(*(partial(renew, form, signalled) for form in forms for signalled in (True, False)))
 
 
 BAD_FILES: dict[str, bytes | None] = {
