@@ -1174,6 +1174,7 @@ class Wire:
                     self._at_end = not socket.socket.recv(self.sock, RECEIVED_BYTES)
         with self.lock:
             self.gone = self.gone or "closed"
+            self._backlog.clear()  # nobody looks after a backlog of one who is gone
             self.sock.close()
 
     # ---- for any thread
@@ -1193,7 +1194,7 @@ class Wire:
         more = more and len(self._backlog) + len(data) < RECEIVED_BYTES
         if not (self._backlog or more):
             sent = self._send(data)
-            if sent == len(data):
+            if sent == len(data) or self.gone:
                 return
             data = data[sent:]
         self._backlog += data
@@ -1210,7 +1211,7 @@ class Wire:
         if self._backlog and not self.gone:
             sent = self._send(self._backlog)
             del self._backlog[:sent]
-        return not self._backlog
+        return bool(self.gone) or not self._backlog
 
     def _send(self, data: Bytes) -> int:
         """With the lock held: hand the kernel what it takes, and return how many bytes that were."""

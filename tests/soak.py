@@ -63,6 +63,7 @@ class User(threading.Thread):
         self.chance = random.Random(seed)
         self.done: Counter[str] = Counter()
         self.failures: list[str] = []
+        self.doing = ""
         self._deeds: list[Callable[[], None]] = [
             self.echo, self.echo, self.echo, self.chat, self.chat, self.lines, self.lines, self.fetch,
             self.watch, self.pack, self.break_frame, self.too_big, self.bomb, self.go_silent,
@@ -74,10 +75,11 @@ class User(threading.Thread):
         """Do things until the end."""
         while not self.ending.is_set():
             deed = self.chance.choice(self._deeds)
+            self.doing = deed.__name__
             try:
                 deed()
             except Exception as error:
-                self.failures.append(f"{deed.__name__}: {type(error).__name__} {error}"[:300])
+                self.failures.append(f"{time.strftime('%X')} {deed.__name__}: {type(error).__name__} {error}"[:300])
             self.done[deed.__name__] += 1
 
     def _tls(self) -> bool:
@@ -286,11 +288,11 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--seed", default=str(random.randrange(10**6)))
     parser.add_argument("--users", type=int, default=24)
-    parser.add_argument("--log", type=Path, help="where the server's log goes (a temporary file)")
+    parser.add_argument("--log", type=Path, help="where the server tells every step (else only faults, in a temporary file)")
     options = parser.parse_args()
     print(f"seed {options.seed}, {options.users} users, {options.minutes:g} minutes", flush=True)
     log = options.log or Path(tempfile.mkdtemp(prefix="wsdual-soak-")) / "server.log"
-    flags = ("--max-message", str(LIMIT), "--handshake-timeout", "2", "--ping-interval", "3")
+    flags = ("--max-message", str(LIMIT), "--handshake-timeout", "4", "--ping-interval", "5", *(["-v"] if options.log else []))
     program = Program(*flags, log=log)
     failures: list[str] = []
     try:
@@ -305,7 +307,7 @@ def main() -> int:
         if not after.is_back_at(before):
             failures.append(f"something was left behind: {before}, then {after}")
         failures += [failure for user in crowd for failure in user.failures]
-        failures += [f"{user.name} hangs" for user in crowd if user.is_alive()]
+        failures += [f"{user.name} hangs in {user.doing}" for user in crowd if user.is_alive()]
         others_are_served(program)
     finally:
         status = program.end()

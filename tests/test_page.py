@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import re
 import shutil
 import socket
@@ -144,13 +145,17 @@ class Page:
 
         No message tells when the server has begun to pass the bytes on: so provoke them until it does.
         """
+
+        def shown(_: object) -> bool:
+            text = self.text("#frames")
+            return all(word in text for word in words)
+
         self.one(f"{client} button").click()
-        provoke()
         for _ in range(int(PATIENCE)):
-            with contextlib.suppress(TimeoutException):
-                WebDriverWait(self.browser, 1, 0.03).until(lambda _: all(w in self.text("#frames") for w in words))
-                return
             provoke()
+            with contextlib.suppress(TimeoutException):
+                WebDriverWait(self.browser, 1, 0.03).until(shown)
+                return
         raise AssertionError(f"the inspector shows {self.text('#inspector')!r}, not {words}")
 
     def is_live(self) -> Page:
@@ -595,7 +600,8 @@ def test_the_inspector_inflates_compressed_messages(browser: webdriver.Chrome, s
     said: list[str] = []
 
     def say_something_new() -> None:
-        said.append("-".join(f"{byte:03}" for byte in os.urandom(4)))  # once said, it would be a repetition
+        # Said once more it would be a repetition, of something that the window may not have seen.
+        said.append("".join(chr(0x4E00 + random.randrange(0x5000)) for _ in range(6)))
         page.say(said[-1])
 
     page.inspects(page.client("ann"), say_something_new, "compressed (RSV1): ", "RSV\n100")

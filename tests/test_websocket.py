@@ -6,6 +6,8 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 
@@ -25,6 +27,7 @@ from support import (
     frame,
     http,
     upgrade_request,
+    wait_until,
 )
 
 from wsdual import DualServer, Limits, Peer, agree_on_deflate
@@ -418,3 +421,16 @@ def test_a_client_that_answers_no_ping_is_dropped(start: Callable[..., Program])
         assert client.receive_frame()[2] == PING
         assert closed(client.sock)
         del watcher
+
+
+def test_a_client_that_resets_while_it_is_sent_to_leaves_nothing_behind(start: Callable[..., Program]) -> None:
+    """No thread waits for it, and none spins over what it never took."""
+    server = start()
+    threads, used = server.threads(), server.cpu_seconds()
+    clients = [WebSocket(server.address) for _ in range(20)]
+    for client in clients:
+        client.sock.sendall(frame(BINARY, b"x" * 500_000) * 2 + frame(TEXT, b"y") * 50)
+        client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.sock.close()
+    wait_until(lambda: server.threads() <= threads, "the threads to end", 1.5)
+    assert server.cpu_seconds() - used < 2
