@@ -423,7 +423,7 @@ def test_a_client_that_answers_no_ping_is_dropped(start: Callable[..., Program])
         del watcher
 
 
-def test_a_client_that_resets_while_it_is_sent_to_leaves_nothing_behind(start: Callable[..., Program]) -> None:
+def test_a_client_that_resets_while_it_is_sent_to_leaves_nothing(start: Callable[..., Program]) -> None:
     """No thread waits for it, and none spins over what it never took."""
     server = start()
     threads, used = server.threads(), server.cpu_seconds()
@@ -432,5 +432,5 @@ def test_a_client_that_resets_while_it_is_sent_to_leaves_nothing_behind(start: C
         client.sock.sendall(frame(BINARY, b"x" * 500_000) * 2 + frame(TEXT, b"y") * 50)
         client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.sock.close()
-    wait_until(lambda: server.threads() <= threads, "the threads to end", 1.5)
-    assert server.cpu_seconds() - used < 2
+    wait_until(lambda: server.threads() <= threads, "the threads to end")
+    assert server.cpu_seconds() - used < 1.5
