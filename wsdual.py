@@ -74,7 +74,7 @@ from enum import Enum
 from http import HTTPStatus
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import unquote, urlsplit
 
 import h11
@@ -692,6 +692,8 @@ def server_context(
     Raises OSError for a file that can't be read, ValueError for one that can't be used.
     With $SSLKEYLOGFILE set, the standard library writes the session keys there, for Wireshark.
     """
+    for name in filter(None, (client_ca, key)):
+        Path(name).read_bytes()  # a file that can't be read gets an error that names it
     try:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=client_ca)
     except ssl.SSLError:
@@ -716,8 +718,6 @@ def load_pem(
     password: str | None,
 ) -> None:
     """Load a certificate and its key from PEM files."""
-    if key is not None:
-        Path(key).read_bytes()  # an unreadable file gets its own, clearer error
     try:
         context.load_cert_chain(cert, key, password or "")  # no password at all: OpenSSL would ask
     except (ssl.SSLError, ValueError) as error:
@@ -1946,11 +1946,18 @@ def end_the_program(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+class OneLineParser(argparse.ArgumentParser):
+    """argparse, without the page of usage before an error."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, in one line, and exit."""
+        self.exit(2, f"{self.prog}: {message} (--help tells the flags)\n")
+
+
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The flags."""
-    parser = argparse.ArgumentParser(
-        prog="wsdual", description="One port that speaks ws, wss, http, https and plain TCP lines."
-    )
+    what = "One port that speaks ws, wss, http, https and plain TCP lines."
+    parser = OneLineParser(prog="wsdual", allow_abbrev=False, description=what)
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="where to listen (127.0.0.1); '::' for IPv6 and IPv4")
     add("--port", type=number(int, 0, 65535), default=4530, help="(4530); 0: any free one")

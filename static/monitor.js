@@ -216,7 +216,7 @@ class ServerWindow {
     this.rows = new Map(); // record -> its row among the clients
     this.cards = new Map(); // record -> its card in the list of the last connections
     this.engine = new Engine();
-    this.inspector = new Inspector(this.engine, () => this.draw());
+    this.inspector = new Inspector(this.engine, () => this.redrawClients());
     this.engine
       .on("state", (now) => this.showState(now))
       .on("snapshot", (snapshot) => this.begin(snapshot))
@@ -387,7 +387,6 @@ class ServerWindow {
     button.addEventListener("click", () => {
       if (this.inspector.shows(record)) this.inspector.close();
       else this.inspector.open(record);
-      this.redrawClients();
     });
     return button;
   }
@@ -528,7 +527,11 @@ class Inspector {
     this.engine = engine;
     this.changed = changed;
     this.record = null;
-    byId("inspector-close").addEventListener("click", () => this.close());
+    byId("inspector-close").addEventListener("click", () => {
+      const button = document.querySelector("#clients [aria-pressed=true]");
+      this.close();
+      button?.focus(); // the one with the focus is gone
+    });
     byId("inspector-pause").addEventListener("click", () => this.pause(!this.isPaused));
   }
 
@@ -556,13 +559,14 @@ class Inspector {
     this.engine.send({ type: "watch", id: record.id });
     byId("inspector-title").focus({ preventScroll: true });
     byId("inspector").scrollIntoView({ block: "nearest" });
+    this.changed();
   }
 
   close() {
     this.unwatch();
     this.record = null;
     byId("inspector").hidden = true;
-    this.redraw();
+    this.changed();
   }
 
   unwatch() {
@@ -575,8 +579,10 @@ class Inspector {
     const same = model.records.get(this.record.id);
     if (same?.address === this.record.address) {
       this.record = same;
+      for (const direction of Object.values(this.directions)) direction.restart(); // there is a gap
       this.engine.send({ type: "watch", id: same.id });
     } else {
+      this.record.isOpen = false;
       this.ended(this.record);
     }
   }
@@ -595,10 +601,6 @@ class Inspector {
     byId("inspector-pause").setAttribute("aria-pressed", String(isPaused));
     byId("inspector-pause").textContent = isPaused ? "Go on" : "Pause";
     if (this.record?.isOpen) this.say(isPaused ? "Paused." : "");
-  }
-
-  redraw() {
-    this.changed();
   }
 
   say(words) {

@@ -33,6 +33,7 @@ from support import (  # noqa: E402
     CLOSE,
     CONTINUATION,
     PING,
+    PONG,
     TEXT,
     Deflating,
     HandTLS,
@@ -79,7 +80,7 @@ class User(threading.Thread):
             try:
                 deed()
             except Exception as error:
-                self.failures.append(f"{time.strftime('%X')} {deed.__name__}: {type(error).__name__} {error}"[:300])
+                self.failures.append(f"{deed.__name__}: {type(error).__name__} {error}"[:300])
             self.done[deed.__name__] += 1
 
     def _tls(self) -> bool:
@@ -139,7 +140,11 @@ class User(threading.Thread):
             assert client.receive_json()["type"] == "snapshot"
             client.send({"type": "watch", "id": self.chance.randint(1, 1000)})
             for _ in range(self.chance.randint(1, 50)):
-                client.receive_json()
+                _, _, opcode, payload = client.receive_frame()
+                if opcode == PING:
+                    client.sock.sendall(frame(PONG, payload))
+                if self.ending.is_set():
+                    break
 
     def half_close(self) -> None:
         """One who says his last word first, and then listens."""
@@ -288,11 +293,12 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--seed", default=str(random.randrange(10**6)))
     parser.add_argument("--users", type=int, default=24)
-    parser.add_argument("--log", type=Path, help="where the server tells every step (else only faults, in a temporary file)")
+    parser.add_argument("--log", type=Path, help="a file for the server to tell every step in (only faults)")
     options = parser.parse_args()
     print(f"seed {options.seed}, {options.users} users, {options.minutes:g} minutes", flush=True)
     log = options.log or Path(tempfile.mkdtemp(prefix="wsdual-soak-")) / "server.log"
-    flags = ("--max-message", str(LIMIT), "--handshake-timeout", "4", "--ping-interval", "5", *(["-v"] if options.log else []))
+    flags = ["--max-message", str(LIMIT), "--handshake-timeout", "8"]
+    flags += ["-v"] if options.log else []
     program = Program(*flags, log=log)
     failures: list[str] = []
     try:

@@ -28,14 +28,14 @@ def url(server: Program, scheme: str, path: str = "/echo") -> str:
 # ---- the websockets library
 
 
-@both_schemes
+# Not over wss: this client reads one SSLSocket in a thread while another one writes to it, and that
+# loses a request now and then (it never leaves the client), with whatever server. Its asyncio form doesn't.
 @with_and_without
-def test_websockets_in_threads(server: Program, scheme: str, compress: bool) -> None:
+def test_websockets_in_threads(server: Program, compress: bool) -> None:
     """websockets.sync: messages of all kinds come back, compressed or not; ping and close are answered."""
     client = pytest.importorskip("websockets.sync.client", reason="websockets isn't installed")
-    context = any_tls() if scheme == "wss" else None
-    options: dict[str, Any] = {"ssl": context, "compression": "deflate" if compress else None, "proxy": None}
-    with client.connect(url(server, scheme), **options) as connection:
+    options: dict[str, Any] = {"compression": "deflate" if compress else None, "proxy": None}
+    with client.connect(url(server, "ws"), **options) as connection:
         for message in MESSAGES:
             connection.send(message)
             assert connection.recv(PATIENCE) == message

@@ -579,6 +579,7 @@ def test_the_inspector_shows_a_known_frame_as_it_was_on_the_wire(
         page.sees("#clients", "/echo")
         page.inspects("#clients tr[data-kind=wss]", lambda: client.sock.sendall(frame(PING)), "ping", "pong")
         page.sees("#inspector-title", "Frames of #", "(wss)")
+        assert page.text("#clients [aria-pressed=true]") == "Inspect"
         client.sock.sendall(bytes.fromhex("8185 37fa213d 7f9f4d5158"))
         theirs, ours = "#frames .from-client[data-opcode=text]", "#frames .from-server[data-opcode=text]"
         page.sees(theirs, "81 85 37 fa 21 3d", "FIN\n1", "RSV\n000", "opcode\n1 text", "MASK\n1", "length\n5",
@@ -617,6 +618,9 @@ def test_the_inspector_shows_a_native_clients_lines(browser: webdriver.Chrome, s
         page.sees("#inspector-title", "Lines of #", "nora (tcp)")
         page.sees("#frames .from-client", "length\n16", '{"type": "who"}')
         page.sees("#frames .from-server", '"users":[{"name":"nora","kind":"tcp"}]', "7b 22 74 79  70 65")
+        page.one("#inspector-close").click()
+        page.until(lambda: page.text("#clients [aria-pressed=true]") == "", "no client is inspected")
+        assert page.run("return document.activeElement.innerText") == "Inspect"
 
 
 READ = """
