@@ -692,8 +692,9 @@ def server_context(
     Raises OSError for a file that can't be read, ValueError for one that can't be used.
     With $SSLKEYLOGFILE set, the standard library writes the session keys there, for Wireshark.
     """
-    for name in filter(None, (client_ca, key)):
-        Path(name).read_bytes()  # a file that can't be read gets an error that names it
+    for name in (client_ca, key):
+        if name is not None:
+            Path(name).read_bytes()  # a file that can't be read gets an error that names it
     try:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=client_ca)
     except ssl.SSLError:
@@ -1104,8 +1105,13 @@ class Wire:
 
     def wrap(self, context: ssl.SSLContext, deadline: Deadline) -> None:
         """Do the TLS handshake. Raises TimeoutError, OSError."""
-        # The raw socket is an empty shell from here on: the wrapped one has its descriptor.
-        secure = context.wrap_socket(self.sock, server_side=True, do_handshake_on_connect=False)
+        # The raw socket is an empty shell from here on: the wrapped one has its descriptor, or, where
+        # wrapping fails because the client has gone by now, has closed it already.
+        try:
+            secure = context.wrap_socket(self.sock, server_side=True, do_handshake_on_connect=False)
+        except OSError:
+            self.gone = "gone before TLS"
+            raise
         self.sock = secure
         while True:
             with self.lock:
@@ -1834,6 +1840,7 @@ class Monitor:
                 continue
             if self._missed[peer]:
                 broadcast([peer], say("missed", events=self._missed[peer]))
+                broadcast([peer], self.snapshot())
                 self._missed[peer] = 0
             broadcast([peer], message)
 
