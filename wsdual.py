@@ -219,15 +219,15 @@ class DualServer(socketserver.ThreadingTCPServer):
         self._connections: dict[int, Connection] = {}
         self._last_id = 0
         self._ending = False
-        if ":" in address[0]:
-            self.address_family = socket.AF_INET6
+        families = {entry[0] for entry in socket.getaddrinfo(address[0] or None, None)}
+        self.address_family = socket.AF_INET if socket.AF_INET in families else socket.AF_INET6
         self.drainer = Drainer()
         super().__init__(address, Connection)
 
     def server_bind(self) -> None:
-        """Bind; on "::" IPv4 clients are welcome too."""
+        """Bind; on "::" IPv4 clients are welcome too, whatever the system's default is."""
         if self.address_family == socket.AF_INET6:
-            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, self.server_address[0] != "::")
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         super().server_bind()
 
     def get_request(self) -> tuple[socket.socket, Any]:
@@ -1576,6 +1576,8 @@ class LinePeer(Peer):
         keep_alive(self.wire.sock, self._limits.ping)
 
     def _decode(self, data: bytes) -> Iterator[str | ValueError]:
+        if self._closing is not None:
+            return  # what comes after goodbye is not even kept
         try:
             yield from self._lines.feed(data)
         except ValueError as fault:
@@ -1884,26 +1886,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; return its exit status."""
     options = parse_arguments(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    signal.signal(signal.SIGTERM, end_the_program)
-    if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, end_the_program)  # the terminal was closed
-    try:
-        tls, about = prepare_tls(options)
-        server = make_server(options, tls)
-    except (OSError, ValueError, OverflowError, ImportError) as error:
-        print(f"wsdual: {explain(error, options)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    if not options.no_pin and (pinned := hold_to_one_core()):
-        about.append(pinned)
-    with server:
-        introduce(server, about)
-        with contextlib.suppress(KeyboardInterrupt):
+    for name in ENDING_SIGNALS:
+        signal.signal(name, end_the_program)
+    status = 130  # for Ctrl-C before it runs, at the question for a password, say
+    with contextlib.suppress(KeyboardInterrupt):
+        try:
+            tls, about = prepare_tls(options)
+            server = make_server(options, tls)
+        except (OSError, ValueError, OverflowError, ImportError) as error:
+            print(f"wsdual: {explain(error, options)}", file=sys.stderr)
+            return 1
+        status = 0
+        with server:
+            if not options.no_pin and (pinned := hold_to_one_core()):
+                about.append(pinned)
+            introduce(server, about)
             server.serve_forever()
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    return 0
+    return status
+
+
+# SIGHUP: the terminal was closed. It doesn't exist on Windows.
+ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+def end_the_program(number: int, frame: FrameType | None) -> None:
+    """End as on Ctrl-C. Once: what comes later must not disturb the end."""
+    for name in ENDING_SIGNALS:
+        signal.signal(name, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 class Program(DualServer):
@@ -1948,11 +1958,6 @@ class Program(DualServer):
         return stamps
 
 
-def end_the_program(number: int, frame: FrameType | None) -> None:
-    """Treat SIGTERM as Ctrl-C."""
-    raise KeyboardInterrupt
-
-
 class OneLineParser(argparse.ArgumentParser):
     """argparse, without the page of usage before an error."""
 
@@ -1976,7 +1981,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--app", choices=("chat", "echo"), default="chat", help="what / and native clients get (chat)")
     add("--tls-min", choices=("1.2", "1.3"), default="1.2", help="the lowest TLS version (1.2)")
     add("--client-ca", help="PEM file: require client certificates signed by it; no plain connections")
-    add("--origin", action="append", default=[], help="allow pages from this origin too (repeatable)")
+    add("--origin", type=web_origin, action="append", default=[], help="allow its pages too (repeatable)")
     add("--max-clients", type=number(int, 1, 10**6), default=Limits.clients, help="at once (1000)")
     add("--max-message", type=number(int, 1, 2**31), default=Limits.message, help="bytes (1048576)")
     add("--handshake-timeout", type=number(float, 0.1, 3600), default=Limits.handshake, help="seconds (5)")
@@ -1988,6 +1993,13 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def web_origin(text: str) -> str:
+    """A flag's type: an origin, as browsers send it (RFC 6454)."""
+    if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+/?", text, re.IGNORECASE):
+        raise argparse.ArgumentTypeError(f"{text!r} isn't an origin, as https://example.com or http://127.0.0.1:8000")
+    return text
+
+
 def number(kind: Callable[[str], float], low: float, high: float) -> Callable[[str], float]:
     """A flag's type: a number in a range."""
 
@@ -1997,7 +2009,7 @@ def number(kind: Callable[[str], float], low: float, high: float) -> Callable[[s
         except ValueError:
             value = math.nan
         if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text!r} isn't a number from {low:g} to {high:g}")
+            raise argparse.ArgumentTypeError(f"{text!r} isn't a number from {low} to {high}")
         return value
 
     return parse
@@ -2026,7 +2038,7 @@ def prepare_tls(options: argparse.Namespace) -> tuple[ssl.SSLContext, list[str]]
             raise ValueError("--key goes with --cert")
         import cert_tool
 
-        names = [] if options.host in ("::", "0.0.0.0") else [options.host]
+        names = [] if options.host in ("", "::", "0.0.0.0") else [options.host.partition("%")[0]]
         cert = cert_tool.pfx_bytes(*cert_tool.make_certificate("localhost", names), None)
     else:
         cert = options.cert
@@ -2081,6 +2093,8 @@ def describe_certificate(cert: str | bytes, password: str | None) -> list[str]:
 
 def make_server(options: argparse.Namespace, tls: ssl.SSLContext) -> DualServer:
     """The server that the flags describe."""
+    if not os.path.isdir(options.static):
+        log.warning("no folder %s: HTTP clients get 404 (--static names another)", options.static)
     limits = Limits(
         clients=options.max_clients,
         message=options.max_message,
@@ -2104,7 +2118,9 @@ def make_server(options: argparse.Namespace, tls: ssl.SSLContext) -> DualServer:
 def log_event(event: dict[str, Any]) -> None:
     """Print one event as a line."""
     facts = {key: value for key, value in event.items() if key not in ("type", "id", "time", "step")}
-    words = " ".join(f"{key}={value}" for key, value in facts.items())
+    # A client chooses some of these words: none of its control characters may reach the terminal.
+    safe = ((key, value if str(value).isprintable() else ascii(value)) for key, value in facts.items())
+    words = " ".join(f"{key}={value}" for key, value in safe)
     log.info("#%d %s %s", event["id"], event["step"], words)
 
 

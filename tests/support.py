@@ -123,7 +123,7 @@ def running(tmp_path: Path, *flags: str, traceback: bool = False, **options: Any
 
 def any_tls() -> ssl.SSLContext:
     """Client settings that trust whatever they get."""
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # without the system's authorities: 30 ms less
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context

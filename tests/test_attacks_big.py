@@ -123,13 +123,13 @@ def test_fragments_are_counted_together(small: Program) -> None:
 
 
 def test_empty_fragments_without_end_cost_no_memory(small: Program) -> None:
-    """A message of nothing, in a hundred thousand fragments, never gets large, and holds up nobody."""
+    """A message of nothing, in forty thousand fragments, never gets large, and holds up nobody."""
     flood = frame(CONTINUATION, fin=False, mask=ZERO) * 20_000
     plain, packed = WebSocket(small.address), Deflating(small.address)
     with unharmed(small, peak=8 * MIB), plain as client, packed as other:
         client.sock.sendall(frame(TEXT, fin=False))
         other.sock.sendall(frame(BINARY, fin=False, rsv=COMPRESSED))
-        for _ in range(3):
+        for _ in range(2):
             client.sock.sendall(flood)
             other.sock.sendall(flood)
         others_are_served(small)

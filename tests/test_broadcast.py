@@ -183,7 +183,7 @@ def test_three_hundred_users_hear_everything_in_order_while_two_do_not_read(room
             slowest, left, count = 0.0, set(), 0
             text = "x" * 19_000
             end = time.monotonic() + 30
-            while left != {"deaf", "stalled"} or count < 40:
+            while left != {"deaf", "stalled"} or count < 20:
                 assert time.monotonic() < end, f"still in the room: {left}"
                 since = time.monotonic()
                 speaker.send({"type": "say", "text": f"{count:04} {text}"})
@@ -236,7 +236,7 @@ def test_many_speakers_at_once_are_heard_in_the_order_of_each(room: Program) -> 
 def test_a_room_full_of_leavers_leaves_nothing_behind(room: Program) -> None:
     """Users who vanish while everybody talks are struck off, whatever their kind, and the others go on."""
     with unharmed(room):
-        for round_ in range(3):
+        for round_ in range(2):
             users = [User(room, KINDS[number % 4], f"r{round_}n{number}") for number in range(24)]
             for user in users:
                 user.send({"type": "say", "text": "x" * 5000})
