@@ -77,18 +77,23 @@ from types import FrameType
 from typing import Any, NoReturn
 from urllib.parse import unquote, urlsplit
 
-import h11
-from wsproto.extensions import PerMessageDeflate
-from wsproto.frame_protocol import (
-    CloseReason,
-    Frame,
-    FrameDecoder,
-    FrameProtocol,
-    Opcode,
-    ParseFailed,
-    RsvBits,
-)
-from wsproto.utilities import generate_accept_token
+try:
+    import h11
+    from wsproto.extensions import PerMessageDeflate
+    from wsproto.frame_protocol import (
+        CloseReason,
+        Frame,
+        FrameDecoder,
+        FrameProtocol,
+        Opcode,
+        ParseFailed,
+        RsvBits,
+    )
+    from wsproto.utilities import generate_accept_token
+except ImportError as missing:
+    if __name__ != "__main__":
+        raise
+    raise SystemExit(f"wsdual: {missing}: python -m pip install -r requirements.txt") from None
 
 __all__ = ["DualServer", "IpMemory", "Kind", "Limits", "Peer", "PeerGone", "Verdict",
            "broadcast", "classify", "echo", "server_context"]  # fmt: skip

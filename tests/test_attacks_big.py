@@ -47,7 +47,7 @@ DEFLATE = {"Sec_WebSocket_Extensions": "permessage-deflate"}
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     """A server with a low limit, and little patience with those who don't read."""
-    flags = ("--max-message", str(LIMIT), "--ping-interval", "1", "--handshake-timeout", "2")
+    flags = ("--max-message", str(LIMIT), "--ping-interval", "0.5", "--handshake-timeout", "2")
     with running(tmp_path_factory.mktemp("small"), *flags) as program:
         yield program
 

@@ -455,7 +455,7 @@ def test_a_line_too_long_gets_its_error_line_although_the_client_is_still_sendin
                 sock.shutdown(socket.SHUT_WR)
                 answer += read_to_end(sock)
                 assert answer.count(b"\n") == 1 and b"at most" in answer, answer
-                number = next(e["id"] for e in watcher.find("accepted") if e["address"] == name)
+                number = watcher.wait_for("accepted", address=name)["id"]
                 watcher.wait_for("closed", id=number)
                 assert len(watcher.find("refused", id=number)) == 1, "told more than once"
 

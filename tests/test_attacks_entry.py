@@ -203,7 +203,7 @@ def test_a_client_that_does_not_read_its_file_is_dropped(
 ) -> None:
     """A large file that nobody reads isn't read into memory, and doesn't stay open for ever."""
     (tmp_path / "large.bin").write_bytes(bytes(30 * 2**20))
-    program = start("--static", str(tmp_path), "--ping-interval", "1")
+    program = start("--static", str(tmp_path), "--ping-interval", "0.5")
     others_are_served(program)
     with unharmed(program, peak=16 * 2**20):
         threads = program.threads()

@@ -31,8 +31,8 @@ from support import (
     upgrade_request,
 )
 
-DEADLINE = 1.2  # --handshake-timeout of the hasty server
-PING = 0.5  # its --ping-interval
+DEADLINE = 1.0  # --handshake-timeout of the hasty server
+PING = 0.4  # its --ping-interval
 CHAT_LOGIN = b'{"type":"login","name":"slow"}\n'
 
 
