@@ -252,12 +252,15 @@ class DualServer(socketserver.ThreadingTCPServer):
         if seats is None:
             self.shutdown_request(request)
             return
-        arguments = (seats, serve, request, client_address)
+        # The thread gets the descriptor in a socket of its own. What stays here is an empty shell, which
+        # the accept loop may close, as it does when Ctrl-C strikes at this very moment.
+        own = socket.socket(request.family, request.type, request.proto, request.detach())
+        arguments = (seats, serve, own, client_address)
         try:
             threading.Thread(target=self._serve, args=arguments, daemon=True).start()
         except (RuntimeError, MemoryError):
             log.warning("refused a connection: no thread to be had")
-            self.shutdown_request(request)
+            self.shutdown_request(own)
             seats.release()
 
     def _serve(self, seats: threading.Semaphore, serve: Server, request: Any, client_address: Any) -> None:
@@ -1917,7 +1920,7 @@ ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHU
 def end_the_program(number: int, frame: FrameType | None) -> None:
     """End as on Ctrl-C. Once: what comes later must not disturb the end."""
     for name in ENDING_SIGNALS:
-        signal.signal(name, signal.SIG_IGN)
+        signal.signal(name, lambda number, frame: None)  # not SIG_IGN: Python complains of one under way
     raise KeyboardInterrupt
 
 
@@ -2161,4 +2164,6 @@ def explain(error: Exception, options: argparse.Namespace) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    result = main()
+    sys.stdout.flush()
+    os._exit(result)  # at once: an exit in order would give one more signal the time to kill it
