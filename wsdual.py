@@ -1938,6 +1938,7 @@ class Program(DualServer):
         """Begin to look after the files that the flags name."""
         self.options, self._seen, self._next_look = options, self._stamps(options), time.monotonic() + 1
         self._has_terminal = os.isatty(0)
+        options.may_ask = False  # from here on an answer to wait for would hold up the accept loop
         if options.cert and hasattr(signal, "SIGHUP"):
             signal.signal(signal.SIGHUP, lambda *_: setattr(self, "hung_up", True))
 
@@ -1997,7 +1998,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--static", default=str(Path(__file__).parent / "static"), help="the page (beside the module)")
     add("--no-pin", action="store_true", help="don't hold the process to one core")
     add("-v", "--verbose", action="store_true", help="tell every step of every connection")
-    parser.set_defaults(typed=None)
+    parser.set_defaults(typed=None, may_ask=True)
     return parser.parse_args(arguments)
 
 
@@ -2066,7 +2067,7 @@ def find_password(options: argparse.Namespace) -> str | None:
         return os.environ["WSDUAL_PASSWORD"]
     locked = options.key or options.cert
     if options.typed is None:  # asked once; a renewed file has the same password
-        if not sys.stdin.isatty():
+        if not (options.may_ask and sys.stdin.isatty()):
             raise ValueError(f"{locked} has a password: give it by --password-file or $WSDUAL_PASSWORD")
         options.typed = getpass.getpass(f"Password of {locked}: ")
     return str(options.typed)

@@ -47,7 +47,7 @@ DEFLATE = {"Sec_WebSocket_Extensions": "permessage-deflate"}
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     """A server with a low limit, and little patience with those who don't read."""
-    flags = ("--max-message", str(LIMIT), "--ping-interval", "0.5", "--handshake-timeout", "2")
+    flags = ("--max-message", str(LIMIT), "--ping-interval", "1", "--handshake-timeout", "2")
     with running(tmp_path_factory.mktemp("small"), *flags) as program:
         yield program
 
@@ -79,12 +79,15 @@ FORMS: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("secure", [False, True], ids=["ws", "wss"])
-def test_a_message_of_just_the_limit_passes_and_one_byte_more_is_1009(small: Program, secure: bool) -> None:
+def test_a_message_of_just_the_limit_passes_and_one_byte_more_is_1009(
+    start: Callable[..., Program], secure: bool
+) -> None:
     """--max-message counts bytes after inflating, in whatever form they come."""
+    program = start("--max-message", str(LIMIT))
 
     def check(form: Callable[[bytes], bytes]) -> None:
         data = (b"0123456789abcde\n" * (LIMIT // 16 + 1))[:LIMIT]
-        with Deflating(small.address, tls=secure) as client:
+        with Deflating(program.address, tls=secure) as client:
             client.sock.sendall(form(data))
             message = client.receive()
             assert (message.encode() if isinstance(message, str) else message) == data
@@ -92,7 +95,7 @@ def test_a_message_of_just_the_limit_passes_and_one_byte_more_is_1009(small: Pro
             assert client.receive_close() == (1009, "message too big")
             assert client._buffer + read_to_end(client.sock) == b""
 
-    with unharmed(small):
+    with unharmed(program):
         for number, (name, form) in enumerate(FORMS.items()):
             if number % 2 == secure or "one byte" not in name:
                 check(form)
