@@ -97,6 +97,7 @@ def make_certificate(
 
 
 def check_common_name(name: str) -> str:
+    """Return the name where a certificate can carry it. Raises ValueError."""
     if not name:
         raise ValueError("the Common Name must not be empty")
     if not name.isprintable():
@@ -107,6 +108,7 @@ def check_common_name(name: str) -> str:
 
 
 def alternative_names(common_name: str, names: Sequence[str]) -> list[x509.GeneralName]:
+    """The names to connect to: the Common Name, the standard ones, and `names`. Raises ValueError."""
     own: list[x509.GeneralName] = []
     with contextlib.suppress(ValueError):  # "Room 12" is a fine Common Name, but nothing to connect to
         own.append(general_name(common_name))
@@ -131,6 +133,7 @@ def general_name(name: str) -> x509.GeneralName:
 
 
 def new_private_key(use_rsa: bool) -> PrivateKey:
+    """A fresh key: RSA with 2048 bits, or ECDSA P-256."""
     return rsa.generate_private_key(65537, 2048) if use_rsa else ec.generate_private_key(ec.SECP256R1())
 
 
@@ -207,6 +210,7 @@ def describe(certificate: x509.Certificate) -> list[str]:
 
 
 def names_of(certificate: x509.Certificate) -> list[str]:
+    """The alternative names of a certificate, as text."""
     try:
         found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except x509.ExtensionNotFound:
@@ -215,11 +219,13 @@ def names_of(certificate: x509.Certificate) -> list[str]:
 
 
 def common_name_of(certificate: x509.Certificate) -> str:
+    """The Common Name of a certificate, or ""."""
     attributes = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(attributes[0].value) if attributes else ""
 
 
 def kind_of(key: PublicKeyTypes) -> str:
+    """What kind of key this is, in words."""
     if isinstance(key, ec.EllipticCurvePublicKey):
         return "ECDSA " + {"secp256r1": "P-256", "secp384r1": "P-384"}.get(key.curve.name, key.curve.name)
     if isinstance(key, rsa.RSAPublicKey):
@@ -256,6 +262,7 @@ def show(path: pathlib.Path, passwords: Iterable[str | None]) -> list[str]:
 
 
 def open_pem(path: pathlib.Path, data: bytes) -> tuple[list[x509.Certificate], str]:
+    """The certificates of a PEM file, and what is said of its key. Raises ValueError."""
     try:
         certificates = x509.load_pem_x509_certificates(data)
     except ValueError:
@@ -273,6 +280,7 @@ def open_pem(path: pathlib.Path, data: bytes) -> tuple[list[x509.Certificate], s
 def open_pfx(
     path: pathlib.Path, data: bytes, passwords: Iterable[str | None]
 ) -> tuple[list[x509.Certificate], str]:
+    """The certificates of a .pfx file, and what is said of its key. Raises ValueError."""
     for password in passwords:
         with contextlib.suppress(ValueError):
             pfx = pkcs12.load_pkcs12(data, password.encode() if password else None)
