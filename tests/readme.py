@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The README as the tests see it: its fenced blocks, each with its language and the heading it stands under."""
+"""The README as the tests see it: its fenced blocks, each with its language and its headings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ README = Path(__file__).resolve().parent.parent / "README.md"
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block: the headings above it (the innermost last), its language, its text, its first line."""
+    """One fenced block: the headings above it (the innermost last), language, text, first line."""
 
     headings: tuple[str, ...]
     language: str
