@@ -79,7 +79,7 @@ from urllib.parse import unquote, urlsplit
 
 try:
     import h11
-    from wsproto.extensions import PerMessageDeflate
+    from wsproto.extensions import Extension, PerMessageDeflate
     from wsproto.frame_protocol import (
         CloseReason,
         Frame,
@@ -958,33 +958,55 @@ def agree_on_deflate(offers: str) -> str:
 NO_RSV_BITS = RsvBits(False, False, False)
 
 
-class MessageLimit(PerMessageDeflate):
+class MessageLimit(Extension):
     """What wsproto's reading side lacks: an end to the size of a message.
 
-    It takes the place of an extension, since that alone sees a frame's length before its bytes,
-    and it is permessage-deflate, since that alone sees how far a message inflates. Without an
-    agreement on deflate it only counts.
+    An extension only in name, since that alone sees the length that a frame claims before a byte of it.
 
-    It also keeps control frames from wsproto's permessage-deflate, which takes one in the midst
-    of a message for the message's end.
-
-    Args: limit, bytes in one message, after inflating; deflate, the answer to the client's offer.
+    Args: limit, bytes in one message.
     """
 
-    def __init__(self, limit: int, deflate: str) -> None:
-        super().__init__()
+    def __init__(self, limit: int) -> None:
         self._limit, self._size = limit, 0
-        self._in_control_frame = self._compressed = False
-        self._agreed = bool(deflate and self.accept(deflate) is not None)
 
     def enabled(self) -> bool:
         """Always."""
         return True
 
+    def offer(self) -> bool:
+        """Never: it is no matter of the client's."""
+        return False
+
     def frame_inbound_header(
         self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
     ) -> CloseReason | RsvBits:
-        """Refuse a plain frame by the length that it claims, before a byte of it."""
+        """Add up the frames of a message."""
+        if opcode < Opcode.CLOSE:  # control frames may come in the midst of it
+            self._size = payload_length + (self._size if opcode is Opcode.CONTINUATION else 0)
+            if self._size > self._limit:
+                return CloseReason.MESSAGE_TOO_BIG
+        return NO_RSV_BITS
+
+
+class BoundedDeflate(PerMessageDeflate):
+    """permessage-deflate with an end to the size of a message, which counts after inflating.
+
+    It also keeps control frames from wsproto's permessage-deflate, which takes one in the midst of a
+    message for the message's end.
+
+    Args: limit, bytes in one message; agreed, the answer to the client's offer.
+    """
+
+    def __init__(self, limit: int, agreed: str) -> None:
+        super().__init__()
+        self._limit, self._size = limit, 0
+        self._in_control_frame = self._compressed = False
+        self.accept(agreed)
+
+    def frame_inbound_header(
+        self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
+    ) -> CloseReason | RsvBits:
+        """Refuse a frame that isn't compressed by the length that it claims."""
         self._in_control_frame = opcode >= Opcode.CLOSE
         if self._in_control_frame:
             return NO_RSV_BITS
@@ -992,8 +1014,6 @@ class MessageLimit(PerMessageDeflate):
             self._size, self._compressed = 0, rsv.rsv1
         if not self._compressed and self._size + payload_length > self._limit:
             return CloseReason.MESSAGE_TOO_BIG
-        if not self._agreed:
-            return NO_RSV_BITS
         return super().frame_inbound_header(proto, opcode, rsv, payload_length)
 
     def frame_inbound_payload_data(
@@ -1021,7 +1041,7 @@ class MessageLimit(PerMessageDeflate):
         self, proto: FrameDecoder | FrameProtocol, fin: bool
     ) -> bytes | CloseReason | None:
         """End a message, but not for a control frame in the midst of it."""
-        if self._in_control_frame or not self._agreed:
+        if self._in_control_frame:
             return None
         stream = self._decompressor
         last = super().frame_inbound_complete(proto, fin)
@@ -1503,10 +1523,11 @@ class WebSocketPeer(Peer):
 
     def __init__(self, connection: Connection, deflate: str) -> None:
         super().__init__(connection)
-        self._inbound = FrameProtocol(client=False, extensions=[MessageLimit(self._limits.message, deflate)])
-        outbound = PerMessageDeflate()
+        limit, outbound = self._limits.message, PerMessageDeflate()
+        bounds = BoundedDeflate(limit, deflate) if deflate else MessageLimit(limit)
         if deflate:
             outbound.accept(deflate)
+        self._inbound = FrameProtocol(client=False, extensions=[bounds])
         self._outbound = FrameProtocol(client=False, extensions=[outbound])
         self._pieces: Any = None  # of a message that isn't complete: a StringIO or BytesIO
 

@@ -52,7 +52,10 @@ What was done to the peers: TCP_NODELAY is set for simple-websocket and websocke
 algorithm on (websockets and HAProxy turn it off themselves). websocket-server's backlog is 128 instead of 5.
 simple-websocket sits on a plain threaded socket server, which does the TLS. HAProxy and the server behind it
 share one core in 'fair'. Messages are text (websocket-server has no binary), nothing is compressed.
-'wsproto alone' is no server: wsproto in a loop on ready-made bytes, without a socket and without TLS.
+
+Two columns show what can be had at all. 'wsproto alone' is no server: wsproto in a loop on ready-made bytes,
+without a socket and without TLS. 'bare threads' is wsdual's way of serving without its work: a thread for
+each connection that looks at nothing and answers from ready-made bytes, held to one core as wsdual is.
 """
 
 from __future__ import annotations
@@ -91,6 +94,7 @@ from typing import Any
 HOST = "127.0.0.1"
 OURS = "wsdual"
 LIMIT = "wsproto-alone"
+BARE = "bare-threads"
 WIRES = ("ws", "wss")
 
 SMALL_SIZE, LARGE_SIZE = 64, 1_000_000
@@ -127,6 +131,7 @@ PEERS = {
     "websocket-server": Peer("websocket-server", "websocket-server"),
     "haproxy": Peer("HAProxy + asyncio", "websockets"),
     LIMIT: Peer("wsproto alone", "wsproto"),
+    BARE: Peer("bare threads", "wsproto"),
 }
 PACKAGES = ("wsproto", "h11", "cryptography", "websockets", "simple-websocket", "websocket-server")
 
@@ -302,12 +307,43 @@ def serve_wsproto_alone(port: int, app: str, cert: str | None) -> None:
         print(batches * WINDOW / (now - begin), flush=True)
 
 
+def serve_bare_threads(port: int, app: str, cert: str | None) -> None:
+    """No server either: a thread for each connection, which knows all answers beforehand."""
+    tls = server_tls(cert)
+    switching = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    switching += b"Sec-WebSocket-Accept: " + ACCEPT + b"\r\n\r\n"
+    farewell = frame((1000).to_bytes(2, "big"), CLOSE, masked=False)
+
+    class Bare(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with contextlib.suppress(OSError):
+                sock = tls.wrap_socket(self.request, server_side=True) if tls else self.request
+                request = b""
+                while not request.endswith(b"\r\n\r\n") and (data := sock.recv(4096)):
+                    request += data
+                sock.sendall(switching)
+                while (data := sock.recv(4096)) and data != GOODBYE:
+                    sock.sendall(SMALL_ECHO * (len(data) // len(SMALL)))
+                sock.sendall(farewell)
+                socket.socket.shutdown(sock, socket.SHUT_WR)
+                sock.recv(1)
+
+    class Server(socketserver.ThreadingTCPServer):
+        allow_reuse_address, daemon_threads, request_queue_size = True, True, 128
+
+    if len(os.sched_getaffinity(0)) > 1:
+        os.sched_setaffinity(0, {random.choice(sorted(os.sched_getaffinity(0)))})  # as wsdual does
+    Server((HOST, port), Bare).serve_forever()
+
+
 SERVE: dict[str, Callable[[int, str, str | None], None]] = {
     "websockets-threading": serve_websockets_threading,
     "websockets-asyncio": serve_websockets_asyncio,
     "simple-websocket": serve_simple_websocket,
     "websocket-server": serve_websocket_server,
     LIMIT: serve_wsproto_alone,
+    BARE: serve_bare_threads,
 }
 
 
@@ -1320,8 +1356,9 @@ def noting_failure(results: Results, place: Place, name: str) -> Iterator[None]:
 
 
 def row_peers(row: str, peers: Sequence[str]) -> list[str]:
-    """The peers that take part in a row: the limit in the pipeline alone."""
-    return [name for name in peers if name != LIMIT or row == "pipeline"]
+    """The peers that take part in a row: the two limits only where they limit."""
+    limits = {LIMIT: ("pipeline",), BARE: ("round-trip", "many", "connect")}
+    return [name for name in peers if row in limits.get(name, (row,))]
 
 
 def run_mode(
@@ -1374,7 +1411,7 @@ def held_to(core: int | None) -> Iterator[None]:
 def run_memory(results: Results, tools: Tools) -> None:
     """Memory per idle connection, of every server, started as a user would start it."""
     for wire in WIRES:
-        for name in [OURS, *(peer for peer in tools.peers if peer != LIMIT)]:
+        for name in [OURS, *(peer for peer in tools.peers if peer not in (LIMIT, BARE))]:
             tell(f"memory, {wire}: {name}")
             with noting_failure(results, ("default", wire, "memory"), name):
                 results.memory.setdefault(wire, {})[name] = measure_memory(tools, name, wire == "wss")
@@ -1557,7 +1594,7 @@ def paired_cell(results: Results, place: Place, key: str, peer: str) -> str:
 
 def memory_table(results: Results, peers: Sequence[str]) -> list[list[str]]:
     """The memory of a connection, all servers."""
-    peers = [name for name in peers if name != LIMIT]
+    peers = [name for name in peers if name not in (LIMIT, BARE)]
     table = [["", OURS, *(PEERS[name].title for name in peers)]]
     for key, metric in MEMORY.items():
         for wire, found in results.memory.items():
