@@ -315,6 +315,7 @@ def save(contents: Mapping[pathlib.Path, bytes], *, force: bool = False) -> None
 
 
 def write_new(path: pathlib.Path, data: bytes) -> None:
+    """Write a file that must not exist yet, readable by its owner alone. Raises FileExistsError."""
     # 0600 from the first instant: a chmod after the writing would come too late for a reader who is waiting.
     # Windows has no such bits: there the file is as private as the folder that it is in.
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
@@ -403,6 +404,7 @@ def make_files(
     legacy: bool = False,
     force: bool = False,
 ) -> None:
+    """Make a certificate, save it and its key, and print how to trust it."""
     key, certificate = make_certificate(common_name, names, days=days, rsa=rsa)
     crt = out.with_suffix(".crt")
     pem = certificate.public_bytes(serialization.Encoding.PEM)
@@ -416,6 +418,7 @@ def make_files(
 
 
 def make_as_answered() -> None:
+    """Ask three things, and make the files."""
     common_name = ask("Common Name, the name that clients connect to", "localhost", check_common_name)
     password = ask_new_password()
     while True:
@@ -428,6 +431,7 @@ def make_as_answered() -> None:
 
 
 def ask(question: str, default: str, check: Callable[[str], Answer]) -> Answer:
+    """Ask until the answer passes the check; return what the check made of it."""
     while True:
         answer = input(f"{question} [{default}]: ").strip() or default
         try:
@@ -437,6 +441,7 @@ def ask(question: str, default: str, check: Callable[[str], Answer]) -> Answer:
 
 
 def ask_new_password() -> str:
+    """Ask for a password, twice, until both are the same and not empty."""
     while True:
         password = ask_password("Password: ")
         if not password:
@@ -448,11 +453,13 @@ def ask_new_password() -> str:
 
 
 def ask_password(question: str) -> str:
+    """Ask for a password; on a terminal it isn't shown."""
     # On a pipe getpass would warn in three lines that it can't hide the typing.
     return getpass.getpass(question) if sys.stdin.isatty() else input(question)
 
 
 def check_out(name: str) -> pathlib.Path:
+    """The path to save to. Raises ValueError for one that can't be meant."""
     path = pathlib.Path(name).expanduser()
     if path.suffix.lower() not in (".pfx", ".p12"):
         raise ValueError(f"the file's name must end in .pfx or .p12, unlike {name!r}")
@@ -474,13 +481,16 @@ class Parser(argparse.ArgumentParser):
 
     @staticmethod
     def refuse(_: str) -> NoReturn:  # and without repeating it, as argparse would
+        """Refuse a password among the arguments."""
         raise argparse.ArgumentTypeError("others can read a command: use --password-file or $WSDUAL_PASSWORD")
 
     def error(self, message: str) -> NoReturn:
+        """Say what is wrong, in one line, and exit with 2."""
         self.exit(2, f"cert_tool.py: {message} (--help tells more)\n")
 
 
 def make_as_flagged(arguments: Sequence[str]) -> None:
+    """Make the files that the flags describe, and ask nothing."""
     parser = Parser("cert_tool.py", "Make a certificate: a .pfx for the server, a .crt for its clients.")
     parser.epilog = "Without any flag it asks. 'cert_tool.py show FILE' tells what a file holds."
     add = parser.add_argument
@@ -503,6 +513,7 @@ def make_as_flagged(arguments: Sequence[str]) -> None:
 
 
 def given_password(file: str | None) -> str | None:
+    """The password from a file's first line, else from the environment; None where there is none."""
     if file is None:
         return os.environ.get("WSDUAL_PASSWORD") or None
     try:
@@ -515,6 +526,7 @@ def given_password(file: str | None) -> str | None:
 
 
 def show_as_flagged(arguments: Sequence[str]) -> None:
+    """Print what a file holds."""
     parser = Parser("cert_tool.py show", "Tell what a .pfx, .pem or .crt file holds.")
     parser.add_argument("file", metavar="FILE")
     flags = parser.parse_args(arguments)
@@ -522,6 +534,7 @@ def show_as_flagged(arguments: Sequence[str]) -> None:
 
 
 def passwords_to_try(file: str, password_file: str | None) -> Iterator[str | None]:
+    """None at first, then the given password; at last, on a terminal, the one that is asked for."""
     yield None
     given = given_password(password_file)
     if given is not None:
@@ -542,6 +555,7 @@ def explain(error: Exception) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Run the program; return its exit status."""
     sys.stdin = sys.stdin or open(os.devnull)  # a service may have been started without one
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for names that the terminal can't write

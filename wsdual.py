@@ -247,9 +247,10 @@ class DualServer(socketserver.ThreadingTCPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Start the connection's thread; where there are too many already, a doorman's, or none."""
-        free = (row for row in self._seats if row[0].acquire(blocking=False))
-        seats, serve = next(free, (None, None))
-        if seats is None:
+        for seats, serve in self._seats:
+            if seats.acquire(blocking=False):
+                break
+        else:
             self.shutdown_request(request)
             return
         # The thread gets the descriptor in a socket of its own. What stays here is an empty shell, which
@@ -741,7 +742,8 @@ def load_pem(
             raise ValueError(f"{key or cert}: this key doesn't belong to {cert}") from None
         if b"ENCRYPTED" in Path(key or cert).read_bytes():
             raise ValueError(f"{key or cert}: the password is wrong") from None
-        raise ValueError(f"{key or cert}: no usable PEM key with its certificate ({reason})") from None
+        raise ValueError(f"{key or cert}: no usable PEM key with its certificate: "
+                         f"is the key in another file? ({reason})") from None  # fmt: skip
 
 
 def load_pfx(context: ssl.SSLContext, data: bytes, password: str | None, name: str) -> None:

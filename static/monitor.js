@@ -372,7 +372,7 @@ class ServerWindow {
     set("id", `#${record.id}`);
     set("kind", kindLabel(record.kind));
     set("name", record.name === null ? make("span", { class: "quiet" }, roleOf(record)) : make("bdi", {}, record.name));
-    set("address", record.address);
+    set("address", record.address ?? "from before this window");
     set("path", record.path);
     set("tls", record.tls ? tlsInWords(record.tls) : make("span", { class: "quiet" }, "no TLS"));
     row.dataset.kind = record.kind;
