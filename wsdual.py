@@ -169,6 +169,7 @@ class PeerGone(ConnectionError):
 
 Application = Callable[["Peer"], object]
 Server = Callable[[Any, Any], None]  # of one connection, given as its socket and address
+Seats = threading.Semaphore
 Bytes = bytes | bytearray
 
 
@@ -216,7 +217,7 @@ class DualServer(socketserver.ThreadingTCPServer):
         self.hosts = frozenset(urlsplit(origin).netloc for origin in self.origins)
         self.static = None if static is None else Path(static).resolve()
         self.observers: list[Callable[[dict[str, Any]], None]] = []
-        self._seats: list[tuple[threading.Semaphore, Server]] = [
+        self._seats: list[tuple[Seats, Server]] = [
             (threading.Semaphore(self.limits.clients), self.process_request_thread),
             (threading.Semaphore(50), self.turn_away),  # for who comes when those are taken
         ]
@@ -249,10 +250,10 @@ class DualServer(socketserver.ThreadingTCPServer):
         """Start the connection's thread; where there are too many already, a doorman's, or none."""
         for seats, serve in self._seats:
             if seats.acquire(blocking=False):
-                break
-        else:
-            self.shutdown_request(request)
-            return
+                return self._start_thread(seats, serve, request, client_address)
+        self.shutdown_request(request)
+
+    def _start_thread(self, seats: Seats, serve: Server, request: Any, client_address: Any) -> None:
         # The thread gets the descriptor in a socket of its own. What stays here is an empty shell, which
         # the accept loop may close, as it does when Ctrl-C strikes at this very moment.
         own = socket.socket(request.family, request.type, request.proto, request.detach())
@@ -264,7 +265,7 @@ class DualServer(socketserver.ThreadingTCPServer):
             self.shutdown_request(own)
             seats.release()
 
-    def _serve(self, seats: threading.Semaphore, serve: Server, request: Any, client_address: Any) -> None:
+    def _serve(self, seats: Seats, serve: Server, request: Any, client_address: Any) -> None:
         """The whole of a connection's thread."""
         try:
             serve(request, client_address)

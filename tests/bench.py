@@ -28,9 +28,10 @@ idea; wsdual's is over all its slices, so the two figures needn't divide to the 
 - 'load' is the share of one core that the load used against wsdual. Near 100 % it is the load that was
   measured. Each slice's own share is in the JSON.
 - Every answer is checked: small ones byte by byte, large ones whole at first and then by length and end.
-- A server measured against itself comes out within 0.95 to 1.05 on a quiet machine. What other programs did
-  meanwhile stands in the head of the table: with more than a few percent, measure again, or look at --cpu,
-  the time that the server itself computed for each message or connection: others disturb that one less.
+- --goals tells between which ratios the middle half of the pairs lies: how sure the median is. What
+  other programs did meanwhile stands in the head of the table: with more than a few percent, measure again,
+  or look at --cpu, the time that the server itself computed for each message or connection, which others
+  disturb less.
 
 The rows
 --------
