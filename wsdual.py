@@ -16,8 +16,8 @@ them without taking them, so that whoever reads next finds them untouched.
                           +- { ----------> native: one line, one message
                           '- other ------> remember the address, close; next time try TLS
 
-Six kinds of connection come out of it: ws wss http https tcp tcps. An application sees
-none of that. It gets a *peer* and talks to it:
+Six kinds of connection come out of it: ws wss http https tcp tcps. An application needn't
+care. It gets a *peer* and talks to it:
 
     from wsdual import DualServer, server_context
 
@@ -29,14 +29,16 @@ none of that. It gets a *peer* and talks to it:
     with DualServer(("127.0.0.1", 4530), {"/echo": echo}, tls=tls) as server:
         server.serve_forever()
 
-The module is in the order of a connection's life: accept, peek, remember, wrap, parse,
-talk. Then come the demo applications and the command line: `python wsdual.py --help`.
+The module tells a connection's life twice: first DualServer and Connection, from accept to
+close; then what each step needs, in the same order: classify, remember, wrap, parse, talk.
+Then come the demo applications and the command line: `python wsdual.py --help`.
 
 Threads. The main thread accepts. Each connection has a thread of its own, which alone
-waits for that client and closes its socket. Any thread may send to any peer: that never
-waits. What a client is too slow to take stays in its backlog, and one more thread, the
-Drainer, hands it over as the client makes room. A lock for each connection (Wire.lock)
-keeps them apart, and no thread ever waits for a client while it holds that lock.
+reads from that client and closes its socket. Any thread may send to any peer, and doesn't
+wait, unless it is the peer's own. What a client is too slow to take stays in its backlog,
+and one more thread, the Drainer, hands it over as the client makes room. A lock for each
+connection (Wire.lock) keeps them apart, and no thread ever waits for a client while it
+holds that lock.
 """
 
 from __future__ import annotations
@@ -72,7 +74,6 @@ from email.utils import formatdate
 from enum import Enum
 from http import HTTPStatus
 from pathlib import Path
-from threading import get_ident
 from types import FrameType
 from typing import Any, NoReturn
 from urllib.parse import unquote, urlsplit
@@ -168,7 +169,7 @@ class PeerGone(ConnectionError):
 # ================================================================ 1. accept
 
 Application = Callable[["Peer"], object]
-Server = Callable[[Any, Any], None]  # of one connection, given as its socket and address
+Serve = Callable[[Any, Any], None]  # one connection, given as its socket and address
 Seats = threading.Semaphore
 Bytes = bytes | bytearray
 
@@ -191,8 +192,6 @@ class DualServer(socketserver.ThreadingTCPServer):
     Raises OSError where it can't listen, ValueError for an unknown method of detection.
     """
 
-    daemon_threads = True
-    block_on_close = False  # or closing would wait for idle clients for ever
     allow_reuse_address = os.name == "posix"  # on Windows it lets two servers share a port
     request_queue_size = 1024  # the class's 5 turns a classroom away
 
@@ -217,7 +216,7 @@ class DualServer(socketserver.ThreadingTCPServer):
         self.hosts = frozenset(urlsplit(origin).netloc for origin in self.origins)
         self.static = None if static is None else Path(static).resolve()
         self.observers: list[Callable[[dict[str, Any]], None]] = []
-        self._seats: list[tuple[Seats, Server]] = [
+        self._seats: list[tuple[Seats, Serve]] = [
             (threading.Semaphore(self.limits.clients), self.process_request_thread),
             (threading.Semaphore(50), self.turn_away),  # for who comes when those are taken
         ]
@@ -253,7 +252,7 @@ class DualServer(socketserver.ThreadingTCPServer):
                 return self._start_thread(seats, serve, request, client_address)
         self.shutdown_request(request)
 
-    def _start_thread(self, seats: Seats, serve: Server, request: Any, client_address: Any) -> None:
+    def _start_thread(self, seats: Seats, serve: Serve, request: Any, client_address: Any) -> None:
         # The thread gets the descriptor in a socket of its own. What stays here is an empty shell, which
         # the accept loop may close, as it does when Ctrl-C strikes at this very moment.
         own = socket.socket(request.family, request.type, request.proto, request.detach())
@@ -265,7 +264,7 @@ class DualServer(socketserver.ThreadingTCPServer):
             self.shutdown_request(own)
             seats.release()
 
-    def _serve(self, seats: Seats, serve: Server, request: Any, client_address: Any) -> None:
+    def _serve(self, seats: Seats, serve: Serve, request: Any, client_address: Any) -> None:
         """The whole of a connection's thread."""
         try:
             serve(request, client_address)
@@ -309,7 +308,10 @@ class DualServer(socketserver.ThreadingTCPServer):
         if self.observers:
             event = {"type": "event", "id": connection.id, "time": time.time(), "step": step, **facts}
             for observe in tuple(self.observers):
-                observe(event)
+                try:
+                    observe(event)
+                except Exception:
+                    log.exception("an observer failed")
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log the traceback of a fault of this module's own. May be overridden."""
@@ -386,9 +388,9 @@ class Connection(socketserver.BaseRequestHandler):
         with self.wire.lock:
             peer = self.peer
             if peer is None:
-                self.wire._drop("the server ended")
+                self.wire.drop_locked("the server ended")
         if peer:
-            peer.close(1001, "the server is going away")
+            peer.say_goodbye(1001, "the server is going away")
 
     def cut_off(self) -> None:
         """End this connection without a word. Any thread may call it."""
@@ -402,12 +404,15 @@ class Connection(socketserver.BaseRequestHandler):
 
     def detect_by_peek(self) -> Verdict:
         """Look at the first bytes without taking them; the memory serves for unknown ones only."""
-        head, since = self.wire.peek(self.deadline), time.perf_counter()
+        head = self.wire.peek(self.deadline)
+        since = time.perf_counter()
         verdict = classify(head)
         self.tell_peeked(head, verdict, since)
         if verdict is not Verdict.UNKNOWN:
             return verdict
-        if self.server.tls and self.server.memory.knows(self.address[0]):
+        if self.server.tls is None:
+            raise Refused("unknown first bytes")
+        if self.server.memory.knows(self.address[0]):
             return Verdict.TLS  # unknown bytes twice: let OpenSSL judge
         raise self.remember("unknown first bytes")
 
@@ -415,7 +420,8 @@ class Connection(socketserver.BaseRequestHandler):
         """The article's method: read the first message; unreadable means that TLS is due next time."""
         if self.server.memory.knows(self.address[0]):
             return Verdict.TLS
-        head, since = self.wire.look(self.deadline), time.perf_counter()
+        head = self.wire.look(self.deadline)
+        since = time.perf_counter()
         verdict = classify(head)
         self.tell_peeked(head[:PEEKED_BYTES], verdict, since)
         if verdict in (Verdict.HTTP, Verdict.NATIVE):
@@ -561,27 +567,29 @@ class Connection(socketserver.BaseRequestHandler):
                 size -= len(data)
                 self.wire.send(http.send(h11.Data(data=data)) or b"")
                 self.wire.drain(self.server.limits.ping, down_to=4 * RECEIVED_BYTES)
-        self.ended = {"why": "200 OK"}
+        self.ended = {} if self.wire.gone else {"why": "200 OK"}
 
     def serve_native(self) -> None:
         """Talk to a native client: the first line comes within the deadline."""
         self.kind = Kind.TCPS if self.wire.tls else Kind.TCP
         self.path = "/"
         peer = LinePeer(self)
-        if self.must_use_tls:
-            peer.close(1008, "this server wants a client certificate: use TLS")
-            raise Refused("a plain client, where a client certificate is wanted")
         app = self.server.apps.get("/")
-        if app is None or (getattr(app, "loopback_only", False) and not self.local):
-            peer.close(1008, "no application for native clients here")
-            raise Refused("no application for native clients")
+        why = ""
+        if self.must_use_tls:
+            why = "this server wants a client certificate: use TLS"
+        elif app is None or (getattr(app, "loopback_only", False) and not self.local):
+            why = "no application for native clients here"
+        if why or app is None:
+            peer.close(1008, why)
+            raise Refused(why)
+        self.peer = peer
         self.talk(app, peer)
 
     # ------------------------------------------------------------ 6: talk
 
     def talk(self, app: Application, peer: Peer) -> None:
         """Run the application to its end, then close."""
-        self.peer = peer
         try:
             app(peer)
             peer.close(1000)
@@ -614,7 +622,7 @@ def plain_words(error: OSError) -> str:
     return error.strerror or str(error) or type(error).__name__
 
 
-# ================================================================ 2. peek
+# ================================================================ 2. classify
 
 METHODS = tuple(
     # RFC 9110 section 9, RFC 5789; PRI opens HTTP/2, which deserves an answer too
@@ -1022,7 +1030,7 @@ class BoundedDeflate(PerMessageDeflate):
     def frame_inbound_payload_data(
         self, proto: FrameDecoder | FrameProtocol, data: bytes
     ) -> bytes | CloseReason:
-        """Inflate in steps so small that one can't pass the limit by far: deflate makes 1032 of 1."""
+        """Inflate in steps so small that one makes no more than the limit: deflate makes 1032 of 1."""
         if self._in_control_frame:
             return data
         if self._compressed:
@@ -1035,7 +1043,9 @@ class BoundedDeflate(PerMessageDeflate):
                 if self._size + len(inflated) > self._limit:
                     return CloseReason.MESSAGE_TOO_BIG
                 if self._decompressor and len(self._decompressor.unused_data) > 1:
-                    return CloseReason.INVALID_FRAME_PAYLOAD_DATA  # it goes on behind its own end
+                    # It goes on behind its own end. One byte may: the 0 that a client appends where its
+                    # stream has ended (section 7.2.3.4).
+                    return CloseReason.INVALID_FRAME_PAYLOAD_DATA
             data = bytes(inflated)
         self._size += len(data)
         return data
@@ -1132,26 +1142,28 @@ class Wire:
 
     def wrap(self, context: ssl.SSLContext, deadline: Deadline) -> None:
         """Do the TLS handshake. Raises TimeoutError, OSError."""
-        # The raw socket is an empty shell from here on: the wrapped one has its descriptor, or, where
-        # wrapping fails because the client has gone by now, has closed it already.
-        try:
-            secure = context.wrap_socket(self.sock, server_side=True, do_handshake_on_connect=False)
-        except OSError:
-            self.gone = "gone before TLS"
-            raise
-        self.sock, self._known = secure, 0
-        while True:
+        with self.lock:  # the raw socket is an empty shell afterwards: nobody may drop it meanwhile
+            try:
+                self.sock = context.wrap_socket(self.sock, server_side=True, do_handshake_on_connect=False)
+            except OSError:
+                self.gone = "gone before TLS"  # wrapping has closed the descriptor then
+                raise
+        self._known = 0
+        until_ready = self._until_readable
+        while until_ready(deadline.left()):
             with self.lock:
+                if self.gone:
+                    raise ConnectionError(self.gone)
                 try:
-                    secure.do_handshake()
+                    self.sock.do_handshake()
                     break
                 except ssl.SSLWantReadError:
                     until_ready = self._until_readable
                 except ssl.SSLWantWriteError:
-                    until_ready = waiter(secure, WRITABLE)
-            if not until_ready(deadline.left()):
-                raise TimeoutError
-        self.tls = (secure.version() or "", (secure.cipher() or ("",))[0])
+                    until_ready = waiter(self.sock, WRITABLE)
+        else:
+            raise TimeoutError
+        self.tls = (self.sock.version() or "", (self.sock.cipher() or ("",))[0])
 
     def receive(self, seconds: float) -> bytes:
         """Return what has come, or wait for it; b"" at the end. Raises TimeoutError, OSError."""
@@ -1259,15 +1271,15 @@ class Wire:
         except (BlockingIOError, ssl.SSLWantWriteError):
             pass
         except OSError as error:
-            self._drop(plain_words(error))
+            self.drop_locked(plain_words(error))
         return sent
 
     def drop(self, why: str) -> None:
         """Give the client up; its own thread wakes and closes."""
         with self.lock:
-            self._drop(why)
+            self.drop_locked(why)
 
-    def _drop(self, why: str) -> None:
+    def drop_locked(self, why: str) -> None:
         """With the lock held."""
         if not self.gone:
             self.gone = why
@@ -1350,7 +1362,10 @@ class Drainer:
                     selector.register(wire.sock, selectors.EVENT_WRITE, wire)
                 except (ValueError, KeyError):
                     closed.append(wire)  # its own thread was faster
-            ready = [key.data for key, _ in selector.select(0 if closed else None)]
+            try:
+                ready = [key.data for key, _ in selector.select(0 if closed else None)]
+            except (OSError, ValueError):  # Windows: one was closed just now, or there are more than 512
+                return list(wires)
             with contextlib.suppress(OSError):
                 self._wakee.recv(4096)
         return closed + [wire for wire in ready if wire is not None]
@@ -1374,7 +1389,7 @@ class Peer:
         self.name: str | None = None
         self.ended: dict[str, Any] = {}
         self._limits, self._full = self.server.limits, self.server.limits.backlog
-        self._thread = get_ident()
+        self._thread = threading.current_thread()  # not its number, which a later thread gets again
         self._closing: Deadline | None = None  # set once we have said goodbye
         self._more = False  # own thread: more has come than what is being answered
         self._stream = self._all_messages()
@@ -1407,10 +1422,9 @@ class Peer:
         thread that raises PeerGone, so that an application which only sends ends too. Raises
         ValueError for what this wire can't carry (a native client's line holds no newline).
         """
-        if get_ident() != self._thread:
+        if threading.current_thread() is not self._thread:
             return self._post(self._encode, message)
-        if len(self.wire.backlog) > self._limits.message:
-            self._make_room()
+        self._make_room()
         if not self._post(self._encode, message, self._more):
             raise PeerGone(self.wire.gone or "closed")
         return True
@@ -1423,13 +1437,23 @@ class Peer:
         """
         if not (1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999):
             raise ValueError(f"{code} is no close code that can be sent")
+        if self.say_goodbye(code, reason) and threading.current_thread() is not self._thread:
+            # The own thread waits for the client, and no longer than for the next ping. That may be long.
+            patience = threading.Timer(self._limits.closing, self.wire.drop, ["no answer to the close frame"])
+            patience.daemon = True
+            with contextlib.suppress(RuntimeError):  # no thread to be had: then the ping finds out
+                patience.start()
+
+    def say_goodbye(self, code: int, reason: str) -> bool:
+        """Send the last frame or line; False where that was done before. Any thread may, and never waits."""
         with self.wire.lock:
             if self._closing is not None:
-                return
+                return False
             self._closing = Deadline(self._limits.closing)
             self.ended = self.ended or {"code": code, "why": reason or "closed by the server"}
             self.wire.put(self._encode_close(code, reason))
         self._said_goodbye()
+        return True
 
     def tell(self, step: str, **facts: Any) -> None:
         """Tell the observers a step of the application's, as 'login'."""
@@ -1447,7 +1471,7 @@ class Peer:
             if self._closing or wire.gone:
                 return False
             if len(wire.backlog) > self._full:
-                wire._drop("its backlog is full: it doesn't read what it is sent")
+                wire.drop_locked("its backlog is full: it doesn't read what it is sent")
                 return False
             wire.put(encode(message), more)
             return True
@@ -1616,14 +1640,11 @@ class LinePeer(Peer):
         return None
 
     def _encode(self, message: str | bytes) -> bytes:
-        line = message.encode() if isinstance(message, str) else message
-        if b"\n" in line:
-            raise ValueError("a native client's message is a line: no newline in it")
-        return line + b"\n"
+        return as_line(message)
 
     def _encode_close(self, code: int, reason: str) -> bytes:
         """There is no close frame here: where it matters, a last line says why."""
-        return b"" if code == 1000 else self._encode(say("error", reason=reason))
+        return b"" if code == 1000 else as_line(say("error", reason=reason))
 
     def _said_goodbye(self) -> None:
         self.wire.end_sending()
@@ -1676,8 +1697,8 @@ def keep_alive(sock: socket.socket, seconds: float) -> None:
 
 
 def broadcast(peers: Iterable[Peer], message: str | bytes) -> None:
-    """Send one message to many. It is framed once, and waits for none of them: who is gone is
-    passed over, who doesn't read is dropped."""
+    """Send one message to many. It is framed once for each kind of wire, and waits for none of them: who is
+    gone is passed over, who doesn't read is dropped."""
     framed: dict[type[Peer], bytes] = {}
     for peer in peers:
         kind = type(peer)
@@ -1692,7 +1713,15 @@ def frame_for(kind: type[Peer], message: str | bytes) -> bytes:
     if issubclass(kind, WebSocketPeer):
         blank = FrameProtocol(client=False, extensions=[])
         return bytes(blank.send_data(message))
-    return LinePeer._encode(None, message)  # type: ignore[arg-type]
+    return as_line(message)
+
+
+def as_line(message: str | bytes) -> bytes:
+    """A message as a native client takes it. Raises ValueError for one with a newline in it."""
+    line = message.encode() if isinstance(message, str) else message
+    if b"\n" in line:
+        raise ValueError("a native client's message is a line: no newline in it")
+    return line + b"\n"
 
 
 # ================================================================ the demo applications
@@ -1765,7 +1794,7 @@ class Chat:
             elif not isinstance(to, str) or to not in self._users:
                 raise ValueError(f"no such user: {to!r}" if isinstance(to, str) else "to is a user's name")
             else:
-                both = {peer: None, self._users[to]: None}
+                both = {peer: None, self._users[to]: None}  # once, for who talks to oneself
                 broadcast(both, say("said", **{"from": peer.name}, to=to, text=text))
 
     def _who(self, peer: Peer, request: dict[str, Any]) -> None:
@@ -1804,8 +1833,9 @@ class Monitor:
     bytes of those connections that one of them asks for.
 
     The lock guards the watchers. It may be taken while a wire's lock is held, since a wire that is
-    watched passes its bytes on from put(). Who holds it takes no lock but the register's and a
-    watcher's own wire's, which is never watched: so nobody waits in a circle.
+    watched passes its bytes on from put(). Who holds it takes the register's, the memory's, and a
+    watcher's own wire's, which is never watched, and with that the Drainer's. None of these waits
+    for this one: so nobody waits in a circle.
     """
 
     loopback_only = True  # it shows what users write
