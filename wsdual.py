@@ -390,7 +390,7 @@ class Connection(socketserver.BaseRequestHandler):
             if peer is None:
                 self.wire.drop_locked("the server ended")
         if peer:
-            peer.say_goodbye(1001, "the server is going away")
+            peer._say_goodbye(1001, "the server is going away")
 
     def cut_off(self) -> None:
         """End this connection without a word. Any thread may call it."""
@@ -1437,14 +1437,14 @@ class Peer:
         """
         if not (1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999):
             raise ValueError(f"{code} is no close code that can be sent")
-        if self.say_goodbye(code, reason) and threading.current_thread() is not self._thread:
+        if self._say_goodbye(code, reason) and threading.current_thread() is not self._thread:
             # The own thread waits for the client, and no longer than for the next ping. That may be long.
             patience = threading.Timer(self._limits.closing, self.wire.drop, ["no answer to the close frame"])
             patience.daemon = True
             with contextlib.suppress(RuntimeError):  # no thread to be had: then the ping finds out
                 patience.start()
 
-    def say_goodbye(self, code: int, reason: str) -> bool:
+    def _say_goodbye(self, code: int, reason: str) -> bool:
         """Send the last frame or line; False where that was done before. Any thread may, and never waits."""
         with self.wire.lock:
             if self._closing is not None:
