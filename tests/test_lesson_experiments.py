@@ -284,8 +284,8 @@ def test_the_load_script_prints_its_figure_with_either_server(room: Classroom) -
     """Experiment 6. How large the figures are is no matter of a test."""
     (script,), (pinned, load, free), () = by_language(EXPERIMENTS[5])
     room.save(script)
-    assert load.text.count(" load.py 1") == 1
-    moment = replace(load, text=load.text.replace(" load.py 1", " load.py 0.2"))
+    assert load.text.count(" load.py 2") == 1
+    moment = replace(load, text=load.text.replace(" load.py 2", " load.py 0.2"))
     for server in (pinned, free):
         with room.started(server) as terminal:
             assert re.fullmatch(r"[1-9]\d* echoes per second\n", room.type(moment))

@@ -187,7 +187,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(REPO / name, folder)
     made = shell(blocks("A 10-line echo", "sh")[0].text, folder)
     assert made.returncode == 0, made.stderr
-    assert {"server.pfx", "server.crt"} <= set(os.listdir(folder)), made.stdout
+    assert {"local.pfx", "local.crt"} <= set(os.listdir(folder)), made.stdout
     return folder
 
 
@@ -203,7 +203,7 @@ def echo(folder: Path) -> Iterator[Running]:
 
 def test_the_echo_has_ten_lines_and_answers_every_kind_of_client(echo: Running, folder: Path) -> None:
     assert len(blocks("A 10-line echo", "python")[0].text.splitlines()) == 10
-    trusting = ssl.create_default_context(cafile=str(folder / "server.crt"))
+    trusting = ssl.create_default_context(cafile=str(folder / "local.crt"))
     for tls in (False, trusting):
         with WebSocket(echo.address, "/", tls=tls) as client:
             assert client.ask("hi") == "hi"
@@ -219,7 +219,7 @@ def test_the_echo_has_ten_lines_and_answers_every_kind_of_client(echo: Running, 
 def test_the_echo_answers_the_line_that_nc_sends(echo: Running, folder: Path) -> None:
     if "OpenBSD" not in subprocess.run([find("nc"), "-h"], capture_output=True, text=True).stderr:
         pytest.skip("another nc than OpenBSD's")
-    block = blocks("A 10-line echo", "sh")[1]
+    block = blocks("A 10-line echo", "sh")[2]
     result = shell(block.text.replace("4530", str(echo.address[1])), folder)
     assert result.stdout == blocks("A 10-line echo", "text")[0].text
 
@@ -232,14 +232,15 @@ def test_the_echo_answers_the_client_in_javascript_that_trusts_its_certificate(
     major, minor = map(int, version.strip().lstrip("v").split(".")[:2])
     if (major, minor) < (20, 10):
         pytest.skip("this node has no WebSocket")
-    flags = ["--experimental-websocket"] if major < 22 else []
+    flags = " --experimental-websocket" if major < 22 else ""
     (block,) = blocks("A 10-line echo", "js")
-    text = block.text.replace("4530", str(echo.address[1]))
-    env = {**os.environ, "NODE_EXTRA_CA_CERTS": str(folder / "server.crt"), "NODE_NO_WARNINGS": "1"}
-    result = subprocess.run(
-        [node, *flags, "-e", text], capture_output=True, text=True, timeout=PATIENCE, env=env
-    )
-    assert result.stdout == "hello\n", (text, result.stderr)
+    (folder / "client.js").write_text(block.text.replace("4530", str(echo.address[1])))
+    command = blocks("A 10-line echo", "sh")[1].text
+    assert command.endswith(" node client.js\n")
+    result = shell(command.replace(" node", f" node{flags}"), folder, NODE_NO_WARNINGS="1")
+    assert result.stdout == "hello\n", result.stderr
+    distrusting = shell(f"node{flags} client.js", folder, NODE_NO_WARNINGS="1")
+    assert distrusting.stdout == "no connection: does it trust the certificate?\n", distrusting.stderr
 
 
 def test_ctrl_c_ends_a_program_of_ones_own_and_its_clients_get_1001(folder: Path) -> None:
@@ -272,6 +273,20 @@ def test_the_push_server_drops_a_slow_client_and_the_others_get_every_tick_in_ti
             native.send("{}")
             assert native.receive().startswith("tick ")
         assert numbers == list(range(numbers[0], numbers[0] + len(numbers))), "a tick was missed"
+
+
+def test_the_two_clients_of_the_push_recipe_connect(folder: Path) -> None:
+    """Until one of them is dropped it takes some ten seconds, which the test above does in less."""
+    find("nc")
+    (block,) = blocks("A push server", "sh")
+    with own("A push server", folder) as push:
+        text = block.text.replace("4530", str(push.address[1]))
+        with subprocess.Popen(["sh", "-c", text], start_new_session=True, stdin=subprocess.DEVNULL) as both:
+            try:
+                wait_until(lambda: push.has_printed("2 peers"), push.lines)
+            finally:
+                os.killpg(both.pid, signal.SIGKILL)
+        assert push.lines[:2] == blocks("A push server", "text")[0].text.splitlines()[:2]
 
 
 def test_the_backlog_has_the_bound_that_the_push_recipe_tells() -> None:
@@ -546,7 +561,7 @@ def test_through_a_tcp_proxy_every_kind_of_client_gets_in_on_one_port(
     name: str, tmp_path: Path, folder: Path, echo: Running
 ) -> None:
     proxy, port = proxied("Behind a reverse proxy", name, tmp_path, echo.address[1])
-    trusting = ssl.create_default_context(cafile=str(folder / "server.crt"))  # it's the echo's own TLS
+    trusting = ssl.create_default_context(cafile=str(folder / "local.crt"))  # it's the echo's own TLS
     with running(proxy, tmp_path, port, signal.SIGTERM) as process:
         for tls in (False, trusting):
             with WebSocket(process.address, "/", tls=tls) as client:
@@ -670,7 +685,7 @@ def test_an_application_may_refuse_plain_connections_as_the_chapter_says(tmp_pat
     changed = text.replace("(peer):\n", f"(peer):\n    {line}\n")
     assert changed != text
     port = free_port()
-    (tmp_path / "server.pfx").write_bytes(make_identity("localhost").pfx())
+    (tmp_path / "local.pfx").write_bytes(make_identity("localhost").pfx())
     (tmp_path / "secure.py").write_text(changed.replace("4530", str(port)))
     shutil.copy(REPO / "wsdual.py", tmp_path)
     with running([sys.executable, "secure.py"], tmp_path, port) as program:
