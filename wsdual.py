@@ -574,17 +574,22 @@ class Connection(socketserver.BaseRequestHandler):
         self.kind = Kind.TCPS if self.wire.tls else Kind.TCP
         self.path = "/"
         peer = LinePeer(self)
-        app = self.server.apps.get("/")
-        why = ""
-        if self.must_use_tls:
-            why = "this server wants a client certificate: use TLS"
-        elif app is None or (getattr(app, "loopback_only", False) and not self.local):
-            why = "no application for native clients here"
-        if why or app is None:
-            peer.close(1008, why)
-            raise Refused(why)
+        try:
+            app = self.native_app()
+        except Refused as refusal:
+            peer.close(1008, str(refusal))
+            raise
         self.peer = peer
         self.talk(app, peer)
+
+    def native_app(self) -> Application:
+        """The application that native clients get. Raises Refused."""
+        if self.must_use_tls:
+            raise Refused("this server wants a client certificate: use TLS")
+        app = self.server.apps.get("/")
+        if app is None or (getattr(app, "loopback_only", False) and not self.local):
+            raise Refused("no application for native clients here")
+        return app
 
     # ------------------------------------------------------------ 6: talk
 
