@@ -163,7 +163,8 @@ class Refused(Exception):
 
 
 class PeerGone(ConnectionError):
-    """Raised by Peer.send in the peer's own thread: the client has closed, or was dropped."""
+    """Raised by Peer.send in the peer's own thread: the client has closed, or was dropped. An application
+    needn't catch it: the connection then ends as it should."""
 
 
 # ================================================================ 1. accept
@@ -638,8 +639,11 @@ METHODS = tuple(
 def classify(head: bytes) -> Verdict:
     """Tell what a connection is from its first bytes: one is enough, more confirm it.
 
+    Args: head, the bytes that have come so far; 8 tell as much as more. Raises nothing.
+
     TLS: a record of type 22, handshake, version 3.x (RFC 8446 section 5.1); what is inside
-    is OpenSSL's to judge. HTTP: the beginning of a method. Native: JSON's opening brace.
+    is OpenSSL's to judge. HTTP: the beginning of a method (RFC 9110 section 9). Native: JSON's
+    opening brace (RFC 8259).
 
     >>> classify(bytes.fromhex("160301"))
     <Verdict.TLS: 'tls'>
@@ -1703,7 +1707,11 @@ def keep_alive(sock: socket.socket, seconds: float) -> None:
 
 def broadcast(peers: Iterable[Peer], message: str | bytes) -> None:
     """Send one message to many. It is framed once for each kind of wire, and waits for none of them: who is
-    gone is passed over, who doesn't read is dropped."""
+    gone is passed over, who doesn't read is dropped.
+
+    Args: peers, each once; message, text or bytes. Raises ValueError where a native client is among them and
+    the message has a newline in it. (RFC 6455 section 5.6)
+    """
     framed: dict[type[Peer], bytes] = {}
     for peer in peers:
         kind = type(peer)
@@ -1738,7 +1746,7 @@ def say(type: str, **fields: Any) -> str:
 
 
 def echo(peer: Peer) -> None:
-    """Send every message back."""
+    """Send every message back: an application, as small as can be. Args: peer, the client."""
     for message in peer:
         peer.send(message)
 

@@ -26,7 +26,7 @@ LIGHT = {"features": [{"name": "prefers-color-scheme", "value": "light"}]}
 def main() -> None:
     """Start a server and a browser, let three clients talk, and take the picture."""
     with tempfile.TemporaryDirectory() as folder:
-        server = Program(log=Path(folder) / "log")
+        server = Program(log=Path(folder) / "log", port=4530)
         try:
             take(server, Path(folder) / "profile")
         finally:
