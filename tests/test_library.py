@@ -6,13 +6,25 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from support import CLOSE, PATIENCE, TEXT, WebSocket, closed, connect, frame, get, wait_until
+from support import (
+    CLOSE,
+    PATIENCE,
+    TEXT,
+    WebSocket,
+    closed,
+    connect,
+    frame,
+    get,
+    make_identity,
+    wait_until,
+)
 
 from wsdual import DualServer, Limits, Peer, echo
 
@@ -135,3 +147,31 @@ def test_a_frame_for_a_gone_peer_is_not_sent() -> None:
         begin = time.monotonic()
         assert peer.send("too late") is False
         assert time.monotonic() - begin < PATIENCE
+
+
+def test_an_end_that_comes_while_a_socket_is_being_wrapped_is_not_lost(tmp_path: Any) -> None:
+    """For that moment the raw socket is an empty shell, and to shut it down would do nothing."""
+    wrapping, go_on = threading.Event(), threading.Event()
+
+    class Slow(ssl.SSLContext):
+        def wrap_socket(self, *arguments: Any, **options: Any) -> Any:
+            sock = super().wrap_socket(*arguments, **options)
+            wrapping.set()
+            assert go_on.wait(PATIENCE)
+            return sock
+
+    identity = make_identity("localhost")
+    (tmp_path / "both.pem").write_bytes(identity.key_pem() + identity.pem())
+    tls = Slow(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(tmp_path / "both.pem")
+    with serving({"/": echo}, tls=tls, limits=Limits(handshake=60.0, closing=0.2)) as server:
+        with connect(place(server)) as sock:
+            sock.sendall(b"\x16")
+            assert wrapping.wait(PATIENCE)
+            ending = threading.Thread(target=server.server_close)
+            ending.start()
+            wait_until(lambda: server.socket.fileno() < 0, "it has stopped listening")
+            time.sleep(0.3)  # by then the end has tried to cut this connection off
+            go_on.set()
+            assert closed(sock), "though the handshake may take a minute"
+            ending.join(PATIENCE)
