@@ -2072,6 +2072,7 @@ def number(kind: Callable[[str], float], low: float, high: float) -> Callable[[s
     """A flag's type: a number in a range."""
 
     def parse(text: str) -> float:
+        """The number that a text is. Raises ArgumentTypeError for none, or one out of the range."""
         try:
             value = kind(text)
         except ValueError:
