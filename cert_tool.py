@@ -42,7 +42,7 @@ try:
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
-    from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
     from cryptography.hazmat.primitives.serialization import pkcs12
     from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 except ImportError as missing:
@@ -248,7 +248,9 @@ def show(path: pathlib.Path, passwords: Iterable[str | None]) -> list[str]:
     if b"-----BEGIN " in data:
         certificates, key = open_pem(path, data)
     elif re.match(rb"\x30[\x80-\x84].{0,4}?\x02\x01\x03\x30", data, re.DOTALL):  # RFC 7292 section 4
-        certificates, key = open_pfx(path, data, passwords)
+        pfx = open_pfx(data, passwords, str(path))
+        certificates = [entry.certificate for entry in (pfx.cert, *pfx.additional_certs) if entry]
+        key = kind_of(pfx.key.public_key()) if pfx.key else "none"
     else:
         try:
             certificates, key = [x509.load_der_x509_certificate(data)], "none"
@@ -277,25 +279,74 @@ def open_pem(path: pathlib.Path, data: bytes) -> tuple[list[x509.Certificate], s
         return certificates, "yes, but unreadable"
 
 
-def open_pfx(
-    path: pathlib.Path, data: bytes, passwords: Iterable[str | None]
-) -> tuple[list[x509.Certificate], str]:
-    """The certificates of a .pfx file, and what is said of its key. Raises ValueError."""
+# --- Reading: what a server wants of a file ---------------------------------------------------------------
+
+
+def open_pfx(data: bytes, passwords: Iterable[str | None], name: str) -> pkcs12.PKCS12KeyAndCertificates:
+    """Open a .pfx file's content with the first of the passwords (None: no password) that fits.
+
+    Only as many are taken as it needs, so they may come from a generator that asks, or raises. Raises
+    ValueError, which calls the file `name`.
+    """
     for password in passwords:
-        with contextlib.suppress(ValueError):
-            pfx = pkcs12.load_pkcs12(data, password.encode() if password else None)
-            break
-    else:
-        raise ValueError(f"wrong or missing password for {path}: give --password-file or $WSDUAL_PASSWORD")
-    entries = [entry for entry in (pfx.cert, *pfx.additional_certs) if entry]
-    return [entry.certificate for entry in entries], kind_of(pfx.key.public_key()) if pfx.key else "none"
+        try:
+            return pkcs12.load_pkcs12(data, None if password is None else password.encode())
+        except ValueError as error:
+            if "password" not in str(error).lower():
+                raise ValueError(f"{name}: neither a .pfx/.p12 nor a PEM file") from None
+        except Exception as error:  # UnsupportedAlgorithm, InvalidVersion ...: they have no class in common
+            raise ValueError(f"{name}: {error}") from error
+    raise ValueError(f"{name}: the password is wrong")
+
+
+def pfx_to_pem(data: bytes, passwords: Iterable[str | None], name: str) -> tuple[bytes, str]:
+    """Turn a .pfx file's content into the PEM that OpenSSL loads, as `pem_bytes` does.
+
+    The certificates are the server's own and the intermediates in order; the root, which has signed itself,
+    need not be sent. The passwords, the name and what is raised: see `open_pfx`.
+    """
+    pfx = open_pfx(data, passwords, name)
+    if pfx.key is None or pfx.cert is None:
+        raise ValueError(f"{name}: no key with its certificate in it")
+    try:
+        chain = [pfx.cert.certificate]
+        others = [extra.certificate for extra in pfx.additional_certs]
+        while issuer := next((c for c in others if c.subject == chain[-1].issuer != c.issuer), None):
+            chain.append(issuer)
+            others.remove(issuer)
+        return pem_bytes(pfx.key, chain)
+    except Exception as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def pem_bytes(key: PrivateKeyTypes, chain: Iterable[x509.Certificate]) -> tuple[bytes, str]:
+    """A key and its certificates as PEM, and the fresh secret that the key is encrypted with.
+
+    OpenSSL reads keys from files only; so what is written for it is of no use to whoever finds it.
+    """
+    secret = secrets.token_urlsafe()
+    locked = serialization.BestAvailableEncryption(secret.encode())
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, locked)
+    pem += b"".join(certificate.public_bytes(serialization.Encoding.PEM) for certificate in chain)
+    return pem, secret
+
+
+def summary(pem: bytes) -> list[str]:
+    """The first certificate of a PEM in two lines: whose, until when, its SHA-256. Raises ValueError."""
+    try:
+        leaf = x509.load_pem_x509_certificate(pem)
+        whose, end = leaf.subject.rfc4514_string(), leaf.not_valid_after_utc
+    except UNREADABLE as error:
+        raise ValueError(str(error)) from error
+    about = printable(f"certificate  {whose}, until {end:%Y-%m-%d %H:%M} UTC")
+    return [about, f"SHA-256      {fingerprint(leaf)}"]
 
 
 # --- Writing ----------------------------------------------------------------------------------------------
 
 
 def save(contents: Mapping[pathlib.Path, bytes], *, force: bool = False) -> None:
-    """Write all the files or none of them, each readable by its owner alone.
+    """Write all the files or none of them: a .crt is for everybody to read, the others for their owner alone.
 
     An existing file is a FileExistsError unless `force` is set; then the new one takes its place in one step,
     so that a server which starts meanwhile reads the old one or the new one, never a half. Raises OSError.
@@ -305,6 +356,8 @@ def save(contents: Mapping[pathlib.Path, bytes], *, force: bool = False) -> None
         for path, data in contents.items():
             place = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp") if force else path
             write_new(place, data)
+            if path.suffix == ".crt":
+                place.chmod(0o644)  # under any umask
             written[path] = place
         for path, place in written.items():
             os.replace(place, path)
@@ -534,13 +587,17 @@ def show_as_flagged(arguments: Sequence[str]) -> None:
 
 
 def passwords_to_try(file: str, password_file: str | None) -> Iterator[str | None]:
-    """None at first, then the given password; at last, on a terminal, the one that is asked for."""
+    """None at first, then the given password; at last, on a terminal, the one that is asked for.
+
+    Raises ValueError where none of them was taken.
+    """
     yield None
     given = given_password(password_file)
     if given is not None:
         yield given
     if password_file is None and sys.stdin.isatty():
         yield ask_password(f"Password of {file}: ")
+    raise ValueError(f"wrong or missing password for {file}: give --password-file or $WSDUAL_PASSWORD")
 
 
 def explain(error: Exception) -> str:

@@ -359,12 +359,15 @@ def test_without_a_password_the_error_names_the_three_ways(tmp_path: pathlib.Pat
 
 
 @posix_only
-def test_both_files_are_the_owner_s_alone_under_any_umask(tmp_path: pathlib.Path) -> None:
-    """A umask that would let everybody read and write leaves .pfx and .crt at 0600, new or replaced."""
+@pytest.mark.parametrize("umask", [0, 0o022, 0o077], ids=oct)
+def test_the_pfx_is_the_owner_s_alone_and_the_crt_everybody_s_under_any_umask(
+    tmp_path: pathlib.Path, umask: int
+) -> None:
+    """Whatever the umask would allow or forbid: .pfx 0600, .crt 0644, new or replaced."""
     for flags in ([], ["--force"]):
-        made(tmp_path, "--cn", "localhost", *flags, umask=0)
-        for name in ("server.pfx", "server.crt"):
-            assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
+        made(tmp_path, "--cn", "localhost", *flags, umask=umask)
+        for name, mode in (("server.pfx", 0o600), ("server.crt", 0o644)):
+            assert stat.S_IMODE((tmp_path / name).stat().st_mode) == mode
             (tmp_path / name).chmod(0o666)
 
 
