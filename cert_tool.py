@@ -141,21 +141,12 @@ def server_extensions(
     key: PrivateKey, names: Sequence[x509.GeneralName]
 ) -> list[tuple[x509.ExtensionType, bool]]:
     """What a client checks in a server's certificate (RFC 5280 section 4.2); True: it must not be ignored."""
-    usage = x509.KeyUsage(
-        digital_signature=True,
-        key_encipherment=isinstance(key, rsa.RSAPrivateKey),  # the key exchange of old clients
-        content_commitment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=False,
-        crl_sign=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
+    # No keyUsage: Mono wants keyCertSign in it, or it doesn't believe that the certificate has signed itself,
+    # but RFC 5280 has that for authorities alone. Nobody else misses it: curl, Node, Java, Chromium, Firefox,
+    # OpenSSL and Python at their strictest. Firefox refuses CA:TRUE, which all others take.
     return [
         (x509.SubjectAlternativeName(names), False),  # browsers look here only, never at the Common Name
         (x509.BasicConstraints(ca=False, path_length=None), True),
-        (usage, True),
         (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False),  # Apple's systems want it
         (x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False),
     ]
