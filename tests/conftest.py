@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+TESTS = Path(__file__).resolve().parent
+sys.path[:0] = [str(TESTS), str(TESTS / "page"), str(TESTS.parent)]
 
 from support import Program, running  # noqa: E402
 

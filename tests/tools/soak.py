@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """A long run of clients of all kinds that come, talk, break and go at random, and a look at what is left.
 
-    python tests/soak.py --minutes 5 [--seed 1] [--users 24]
+    python tests/tools/soak.py --minutes 5 [--seed 1] [--users 24]
 
 It starts the server, warms it up, and notes threads, descriptors and memory. Then the users do as they like.
 At the end all of them go, and the three figures must be back where they were; the log must hold no traceback,
@@ -26,7 +26,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]
 
 from support import (  # noqa: E402
     BINARY,

@@ -135,7 +135,7 @@ def test_the_test_command_is_the_one_that_runs_these_tests() -> None:
 def test_each_source_file_names_the_licence_and_the_readme_has_it_in_full() -> None:
     """Copying has to be allowed to be useful."""
     sources = [REPO / "wsdual.py", REPO / "cert_tool.py", REPO / ".ci" / "run"]
-    sources += [*(REPO / "tests").glob("*.py"), *(REPO / "static").iterdir()]
+    sources += [*(REPO / "tests").rglob("*.py"), *(REPO / "static").iterdir()]
     for source in sources:
         head = source.read_text(encoding="utf-8")[:400]
         assert "SPDX-License-Identifier: MIT" in head, source.name

@@ -199,8 +199,9 @@ def trusted(folder: Path) -> Iterator[tuple[str, int]]:
 
 def test_picture_is_a_small_png_of_the_page() -> None:
     """About 1200 pixels wide, under 200 KB."""
-    data = (REPO / "tests" / "page.png").read_bytes()
-    assert "](tests/page.png)" in README.read_text(encoding="utf-8") and data[:8] == b"\x89PNG\r\n\x1a\n"
+    data = (REPO / "tests" / "tools" / "page.png").read_bytes()
+    assert "](tests/tools/page.png)" in README.read_text(encoding="utf-8")
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
     assert struct.unpack("!II", data[16:24])[0] == 1200 and len(data) < 200_000
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Make tests/page.png, the README's picture: python tests/make_picture.py
+"""Make tests/tools/page.png, the README's picture: python tests/tools/make_picture.py
 
 Three clients in one room, wss, ws and native, and the server's window beside them. It needs what the
 page's tests need: selenium, Chromium and its driver.
@@ -13,7 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+TESTS = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(TESTS), str(TESTS / "page")]
 
 from support import Native, Program, WebSocket  # noqa: E402
 from test_page import Page, chromium, url_of  # noqa: E402

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """How fast is wsdual beside what you would pick instead? One run, one table.
 
-    python tests/bench.py                         the whole table, 10 to 15 minutes
-    python tests/bench.py --rows many --pairs 3   one row of it, under a minute
-    python tests/bench.py --goals --markdown      with the verdicts, to paste into a README
-    python tests/bench.py methods                 the lesson's table: trial and peek side by side
+    python tests/tools/bench.py                         the whole table, 10 to 15 minutes
+    python tests/tools/bench.py --rows many --pairs 3   one row of it, under a minute
+    python tests/tools/bench.py --goals --markdown      with the verdicts, to paste into a README
+    python tests/tools/bench.py methods                 the lesson's table: trial and peek side by side
 
 The first run installs the peers into a virtual environment of the benchmark's own (see --venv). wsdual runs
 on that environment's interpreter too, so everybody has the same Python, OpenSSL and certificate.
@@ -1955,7 +1955,7 @@ def names(allowed: Sequence[str]) -> Callable[[str], list[str]]:
 
 def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line of the benchmark itself."""
-    here = Path(__file__).resolve().parent
+    repo = Path(__file__).resolve().parents[2]
     rows = (*ROWS, *ONCE)
     parser = argparse.ArgumentParser(
         prog="bench.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -1976,7 +1976,7 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--svg", type=Path, metavar="FILE", help="draw the ratios")
     add("--json", type=Path, metavar="FILE", help="write every slice")
     add("--venv", type=Path, default=default_venv(), metavar="DIR", help="the peers' place (%(default)s)")
-    add("--wsdual", type=Path, default=here.parent / "wsdual.py", metavar="FILE", help="another wsdual.py")
+    add("--wsdual", type=Path, default=repo / "wsdual.py", metavar="FILE", help="another wsdual.py")
     options = parser.parse_args(arguments)
     if not (0 < options.pairs <= 1000 and 0 < options.slice <= 60 and 0 < options.repeats <= 50):
         parser.error("--pairs, --slice or --repeats is out of range")
