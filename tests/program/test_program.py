@@ -647,7 +647,8 @@ def alone(tmp_path: Path) -> Path:
 
 
 def test_module_alone_is_a_library(identity: Identity, tmp_path: Path, alone: Path) -> None:
-    """Copying the one file into a project is enough."""
+    """Copying the one file into a project is enough; a .pfx wants cert_tool.py beside it."""
+    shutil.copy(REPO / "cert_tool.py", alone)
     project = tmp_path / "project"
     project.mkdir()
     (project / "server.pfx").write_bytes(identity.pfx("password"))

@@ -49,7 +49,14 @@ HEADS = [
     (b'{"type"', Verdict.NATIVE),
     (b"{\x16\x03", Verdict.NATIVE),
     (b"[1]", Verdict.UNKNOWN),
-    (b"\r\n", Verdict.UNKNOWN),
+    (b"\r", Verdict.HTTP),  # an empty line may stand before a request
+    (b"\r\n", Verdict.HTTP),
+    (b"\r\nGET /", Verdict.HTTP),
+    (b"\n", Verdict.UNKNOWN),
+    (b"BREW /pot HTTP/1", Verdict.HTTP),  # it looks like a request, so it gets an answer
+    (b"M-SEARCH * HTTP/", Verdict.HTTP),
+    (b"EHLO example.org", Verdict.UNKNOWN),
+    (b"SSH-2.0-OpenSSH_", Verdict.UNKNOWN),
     (b"\0" * 16, Verdict.UNKNOWN),
 ]
 
