@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A Python without select.poll and select.epoll, as on Windows: select.select() has to do for all that waits."""
+"""A Python without select.poll and select.epoll, as on Windows: select.select() has to do the waiting."""
 
 from __future__ import annotations
 
