@@ -38,8 +38,10 @@ def python_without(folder: Path, *names: str) -> dict[str, str]:
 
 def run(*words: str, cwd: Path, env: dict[str, str]) -> Any:
     """Run a Python to its end."""
-    return subprocess.run([sys.executable, *words], cwd=cwd, env={**os.environ, **env}, stdin=subprocess.DEVNULL,
-                          capture_output=True, text=True, timeout=20, check=False)  # fmt: skip
+    return subprocess.run(
+        [sys.executable, *words], cwd=cwd, env={**os.environ, **env},
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20, check=False,
+    )  # fmt: skip
 
 
 def all_kinds_work(address: tuple[str, int]) -> None:
@@ -125,8 +127,10 @@ PEM_FILES = {
 def started(*words: str, cwd: Path, env: dict[str, str]) -> Iterator[tuple[int, subprocess.Popen[str]]]:
     """Start a Python; yield the port that its first line ends with, or has after a colon."""
     with (cwd / "stderr").open("wb") as stderr:
-        process = subprocess.Popen([sys.executable, *words], cwd=cwd, env={**os.environ, **env}, text=True,
-                                   stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr)  # fmt: skip
+        process = subprocess.Popen(
+            [sys.executable, *words], cwd=cwd, env={**os.environ, **env},
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, text=True,
+        )  # fmt: skip
     assert process.stdout is not None
     try:
         first = process.stdout.readline()
@@ -182,7 +186,7 @@ WANTED = {
 def test_a_pfx_says_in_one_line_what_it_wants(
     alone: Path, bare: dict[str, str], there: str, pfx: str
 ) -> None:
-    """The program names what is missing, and its status isn't 0; the library's exception has the same words."""
+    """The program names what is missing, and its status isn't 0; the library's exception does, too."""
     has_cert_tool, has_cryptography, words = WANTED[there]
     environment = {"WSDUAL_PASSWORD": "password", **({} if has_cryptography else bare)}
     if has_cert_tool:
