@@ -143,7 +143,7 @@ def with_tls12(program: Program, suites: str) -> str | None:
     """The cipher that was agreed on in TLS 1.2; None where the server refuses."""
     context = any_tls()
     context.maximum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers(suites + "@SECLEVEL=0")
+    context.set_ciphers(suites + ":@SECLEVEL=0")
     try:
         with connect(program.address, tls=context) as sock:
             return sock.cipher()[0]  # type: ignore[attr-defined, no-any-return]
