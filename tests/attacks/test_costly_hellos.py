@@ -3,13 +3,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
+import select
+import socket
 import ssl
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from shutil import which
 
 import pytest
@@ -22,7 +27,9 @@ from support import (
     any_tls,
     closed,
     connect,
+    make_identity,
     running,
+    wait_until,
 )
 
 FFDHE = {"ffdhe2048": 0x100, "ffdhe3072": 0x101, "ffdhe4096": 0x102, "ffdhe6144": 0x103, "ffdhe8192": 0x104}
@@ -143,7 +150,7 @@ def with_tls12(program: Program, suites: str) -> str | None:
     """The cipher that was agreed on in TLS 1.2; None where the server refuses."""
     context = any_tls()
     context.maximum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers(suites + "@SECLEVEL=0")
+    context.set_ciphers(suites + ":@SECLEVEL=0")
     try:
         with connect(program.address, tls=context) as sock:
             return sock.cipher()[0]  # type: ignore[attr-defined, no-any-return]
@@ -210,3 +217,73 @@ def test_curl_gets_in(server: Program, curves: str, version: str) -> None:
     command.append(f"https://127.0.0.1:{server.port}/")
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.stdout == "200", done.stderr
+
+
+# ---------------------------------------------------------------- the end, while handshakes are computed
+
+OWN_PROGRAM = """
+import signal, ssl, sys, threading
+sys.path.insert(0, sys.argv[1])
+from wsdual import DualServer, Limits, echo
+
+tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)  # with all that OpenSSL knows
+tls.load_cert_chain(sys.argv[2])
+with DualServer(("127.0.0.1", 0), {"/": echo}, tls=tls, limits=Limits(handshake=60.0)) as server:
+    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
+    print(server.server_address[1], flush=True)
+    server.serve_forever()
+"""
+
+
+@contextlib.contextmanager
+def own_program(folder: Path) -> Iterator[tuple[subprocess.Popen[str], tuple[str, int]]]:
+    """A program of one's own, whose TLS settings let finite fields in; and where it listens."""
+    identity = make_identity("localhost")
+    (folder / "both.pem").write_bytes(identity.key_pem() + identity.pem())
+    command = [sys.executable, "-c", OWN_PROGRAM, str(REPO), str(folder / "both.pem")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process, ("127.0.0.1", int(process.stdout.readline()))
+        finally:
+            process.kill()
+
+
+def attack(address: tuple[str, int], clients: contextlib.ExitStack, many: int) -> list[socket.socket]:
+    """Many hellos, each of which costs a sixth of a second of processor time where it is answered."""
+    hello = finite_field_hello("ffdhe8192")
+    sockets = [clients.enter_context(connect(address)) for _ in range(many)]
+    for sock in sockets:
+        sock.sendall(hello)
+    return sockets
+
+
+def busy(pid: int) -> bool:
+    """Whether a process has used some processor time since it came up."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12]) > os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the processor time in /proc")
+def test_a_program_of_ones_own_ends_in_time_while_handshakes_are_computed(tmp_path: Path) -> None:
+    """Nobody can interrupt OpenSSL, but nobody has to wait for it either."""
+    with contextlib.ExitStack() as clients, own_program(tmp_path) as (process, address):
+        attack(address, clients, 120)
+        wait_until(lambda: busy(process.pid), "it computes")
+        since = time.monotonic()
+        process.terminate()
+        assert process.wait(6 * PATIENCE) == 0
+        assert time.monotonic() - since < 6.0, "5 s, and one for a busy machine"
+
+
+def test_sigterm_ends_the_program_in_time_whatever_hellos_come(start: Callable[..., Program]) -> None:
+    """Exit status 0 within 5 s."""
+    program = start("--handshake-timeout", "60")
+    with contextlib.ExitStack() as clients:
+        *_, last = attack(program.address, clients, 80)
+        # all are being answered, or have been
+        wait_until(lambda: program.threads() > 80 or select.select([last], [], [], 0)[0], "it is busy", 60.0)
+        since = time.monotonic()
+        program.process.terminate()
+        assert program.process.wait(6 * PATIENCE) == 0
+        assert time.monotonic() - since < 6.0, "5 s, and one for a busy machine"
