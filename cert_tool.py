@@ -287,6 +287,7 @@ def authority_extensions(
     key: PrivateKey, permitted: Sequence[x509.GeneralName], authorities_below: int
 ) -> list[tuple[x509.ExtensionType, bool]]:
     """What makes a certificate an authority's, and limits it (RFC 5280 section 4.2.1.10)."""
+    # Mono can't check limits for addresses, and refuses all that is signed within such.
     usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)  # keyCertSign, cRLSign
     purposes = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     return [
