@@ -140,9 +140,10 @@ def sign(
         if end > last:
             fit = max((last - start).days, 0)
             raise ValueError(f"{authority.file} itself ends on {last:%Y-%m-%d}: {fit} days are left")
-        # Python 3.13 wants to be told whose key has signed.
-        signer = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key())
-        builder = builder.add_extension(signer, False)
+        name = extension_of(authority.certificate, x509.SubjectKeyIdentifier)
+        name = name or x509.SubjectKeyIdentifier.from_public_key(authority.key.public_key())
+        signer = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(name)
+        builder = builder.add_extension(signer, False)  # Python 3.13 wants it
     for extension, critical in extensions:
         builder = builder.add_extension(extension, critical)
     return builder.sign(authority.key if authority else key, hashes.SHA256())
@@ -279,13 +280,14 @@ def constraint(name: str) -> x509.GeneralName:
     """Turn a name (all below it too), an address or a network into a limit. Raises ValueError."""
     with contextlib.suppress(ValueError):
         return x509.IPAddress(ipaddress.ip_network(name))
-    return general_name(name.removeprefix("*").removeprefix("."))
+    return general_name(name.removeprefix("*.").removeprefix("."))
 
 
 def authority_extensions(
     key: PrivateKey, permitted: Sequence[x509.GeneralName], authorities_below: int
 ) -> list[tuple[x509.ExtensionType, bool]]:
     """What makes a certificate an authority's, and limits it (RFC 5280 section 4.2.1.10)."""
+    # Mono can't check limits for addresses, and refuses all that is signed within such.
     usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)  # keyCertSign, cRLSign
     purposes = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     return [
@@ -642,76 +644,39 @@ def chrome_database() -> str:
 # --- The program ------------------------------------------------------------------------------------------
 
 
-def make_files(
-    common_name: str,
+def write_files(
+    key: PrivateKey,
+    certificate: x509.Certificate,
     password: str | None,
     out: pathlib.Path,
     *,
-    names: Sequence[str] = (),
-    days: int = 365,
-    rsa: bool = False,
-    legacy: bool = False,
-    force: bool = False,
+    chain: Sequence[x509.Certificate] = (),
+    crt: Sequence[x509.Certificate] = (),
     pem: bool = False,
-    client: bool = False,
-    authority: Authority | None = None,
-) -> None:
-    """Make a certificate, save it and its key, and print how it comes to be trusted."""
-    key, certificate = make_certificate(
-        common_name, names, days=days, rsa=rsa, client=client, authority=authority
-    )
-    chain = [authority.certificate] if authority else []
-    contents = {out: pfx_bytes(key, certificate, password, legacy=legacy, chain=chain)}
-    told = {out: f"the certificate and its private key, {secrecy(password)}"}
-    crt, key_file = out.with_suffix(".crt"), out.with_suffix(".key")
-    if pem or not authority:
-        contents[crt] = certificates_pem([certificate, *chain])
-        told[crt] = "the certificate" + (" and the authority's" if authority else " alone, for importing")
-    if pem:
-        contents[key_file] = key_pem(key, password)
-        told[key_file] = f"the private key alone, as PEM, {secrecy(password)}"
-    save(contents, force=force)
-    tell(told, certificate)
-    if not authority:
-        print(f"\nTo trust it on a machine that has {crt.name} (never hand out {out.name}):\n")
-        print(how_to_trust(certificate, crt), end="")
-    elif client:
-        print(f"\nA server that is given {authority.file}'s .crt as --client-ca lets it in.")
-    else:
-        print(f"\nWho trusts {authority.file}'s .crt trusts it: nothing is to be done.")
-
-
-def make_authority_files(
-    common_name: str,
-    password: str | None,
-    out: pathlib.Path,
-    *,
-    names: Sequence[str] = (),
-    days: int = 1095,
-    rsa: bool = False,
     legacy: bool = False,
     force: bool = False,
 ) -> None:
-    """Make an authority, save it and its root, and print how to trust it."""
-    authority, root = make_authority(common_name, names, days=days, rsa=rsa)
+    """Save a certificate with its key, those in `crt` by themselves, with `pem` the key too; tell of it."""
+    contents = {out: pfx_bytes(key, certificate, password, legacy=legacy, chain=chain)}
+    secrecy = "encrypted with the password" if password else "NOT encrypted: who has the file has the key"
+    told = [f"{out}: the certificate and its private key, {secrecy}"]
+    if crt:
+        contents[out.with_suffix(".crt")] = certificates_pem(crt)
+        what = "the root" if crt[0] != certificate else "the certificate"
+        alone = "and the authority's" if crt[1:] else "alone, for importing"
+        told.append(f"{out.with_suffix('.crt')}: {what} {alone}")
+    if pem:
+        contents[out.with_suffix(".key")] = key_pem(key, password)
+        told.append(f"{out.with_suffix('.key')}: the private key alone, {secrecy}")
+    save(contents, force=force)
+    print("\n".join([*told, "", *describe(crt[0] if crt else certificate)]))
+
+
+def tell_how_to_trust(certificate: x509.Certificate, out: pathlib.Path) -> None:
+    """Print what those do who have got the .crt."""
     crt = out.with_suffix(".crt")
-    pfx = pfx_bytes(authority.key, authority.certificate, password, legacy=legacy)
-    save({out: pfx, crt: certificates_pem([root])}, force=force)
-    tell({out: f"what signs (--signed-by), {secrecy(password)}", crt: "the root, for importing"}, root)
-    print(f"\nTo trust all that it signs, on a machine that has {crt.name} (never hand out {out.name}):\n")
-    print(how_to_trust(root, crt), end="")
-
-
-def secrecy(password: str | None) -> str:
-    """How well a private key is kept."""
-    return "encrypted with the password" if password else "NOT encrypted: who has the file has the key"
-
-
-def tell(files: Mapping[pathlib.Path, str], certificate: x509.Certificate) -> None:
-    """Print what was written, and the certificate."""
-    for path, what in files.items():
-        print(f"{path}: {what}")
-    print("\n" + "\n".join(describe(certificate)))
+    print(f"\nTo trust it on a machine that has {crt.name} (never hand out {out.name}):\n")
+    print(how_to_trust(certificate, crt), end="")
 
 
 def make_as_answered() -> None:
@@ -721,10 +686,12 @@ def make_as_answered() -> None:
     while True:
         out = ask("Save to", "server.pfx", check_out)
         existing = [path for path in (out, out.with_suffix(".crt")) if path.exists()]
-        if not existing:
-            return make_files(common_name, password, out)
-        if input(f"{existing[0]} exists. Replace it? [y/N]: ").strip().lower() in ("y", "yes"):
-            return make_files(common_name, password, out, force=True)
+        answer = input(f"{existing[0]} exists. Replace it? [y/N]: ") if existing else "y"
+        if answer.strip().lower() in ("y", "yes"):
+            break
+    key, certificate = make_certificate(common_name)
+    write_files(key, certificate, password, out, crt=[certificate], force=bool(existing))
+    tell_how_to_trust(certificate, out)
 
 
 def ask(question: str, default: str, check: Callable[[str], Answer]) -> Answer:
@@ -789,30 +756,31 @@ class Parser(argparse.ArgumentParser):
 class Maker(Parser):
     """The flags of what makes files."""
 
-    def __init__(self, prog: str, description: str, days: int, most: int) -> None:
+    def __init__(self, prog: str, description: str, out: str, days: int, most: int) -> None:
         super().__init__(prog, description)
         add = self.add_argument
         add("--no-password", action="store_true", help="leave the private key in the .pfx unencrypted")
+        add("--out", default=out, metavar="FILE", help=f"where to save (default: {out})")
         add("--days", type=int, default=days, help=f"how long it is valid, 1 to {most} (default: {days})")
         add("--rsa", action="store_true", help="an RSA key, for old clients (default: ECDSA P-256)")
         add("--legacy", action="store_true", help="encrypt so that macOS and Windows Server 2016 can read it")
         add("--force", action="store_true", help="replace existing files")
 
-    def parse(self, arguments: Sequence[str]) -> tuple[argparse.Namespace, str | None, dict[str, Any]]:
-        """The flags, the password for the new file, and what all that makes files is told."""
-        flags = self.parse_args(arguments)
+    def password(self, flags: argparse.Namespace) -> str | None:
+        """The new file's password; None where it shall have none."""
         if flags.no_password and flags.password_file:
             self.error("--no-password and --password-file exclude each other")
         password = None if flags.no_password else given_password(flags.password_file, "WSDUAL_PASSWORD")
         if password is None and not flags.no_password:
             self.error("no password: give --password-file or $WSDUAL_PASSWORD, or say --no-password")
-        return flags, password, {name: getattr(flags, name) for name in ("days", "rsa", "legacy", "force")}
+        return password
 
 
 def make_as_flagged(arguments: Sequence[str]) -> None:
     """Make the files that the flags describe, and ask nothing."""
     about = "Make a certificate: a .pfx for the server, a .crt for its clients."
-    parser = Maker("cert_tool.py", about, 365, MAX_DAYS)
+    own_place = "client.pfx" if "--client" in arguments else "server.pfx"
+    parser = Maker("cert_tool.py", about, own_place, 365, MAX_DAYS)
     parser.epilog = (
         "Without any flag it asks. 'cert_tool.py show FILE' tells what a file holds; "
         "'cert_tool.py authority' makes what --signed-by takes (--help tells its flags)."
@@ -820,47 +788,63 @@ def make_as_flagged(arguments: Sequence[str]) -> None:
     add = parser.add_argument
     add("--cn", default="localhost", metavar="NAME", help="the Common Name (default: localhost)")
     add("--san", action="append", default=[], metavar="NAME", help="one more host name or IP (repeatable)")
-    add("--out", metavar="FILE", help="where to save (default: server.pfx; with --client: client.pfx)")
     add("--pem", action="store_true", help="write .crt and .key beside it, for programs that read no .pfx")
     add("--signed-by", metavar="FILE", help="the authority's .pfx that signs it (default: it signs itself)")
     source = "the authority's password (else: $WSDUAL_AUTHORITY_PASSWORD, else the new file's)"
     add("--authority-password-file", metavar="FILE", help=source)
-    add("--client", action="store_true", help="a client's certificate, for servers that ask for one")
-    flags, password, options = parser.parse(arguments)
+    add("--client", action="store_true", help="a client's certificate (where to save: client.pfx)")
+    flags = parser.parse_args(arguments)
     if not flags.signed_by and (flags.client or flags.authority_password_file):
         parser.error(f"--{'client' if flags.client else 'authority-password-file'} goes with --signed-by")
-    out = check_out(flags.out or ("client.pfx" if flags.client else "server.pfx"))
-    authority = None
-    if flags.signed_by:
-        path = pathlib.Path(flags.signed_by).expanduser()
-        if out.resolve() == path.resolve():
-            raise ValueError(f"{out} is the authority itself: --out takes another name")
-        authority = open_authority(path, authority_passwords(flags, password))
-    options |= {"pem": flags.pem, "client": flags.client, "authority": authority}
-    make_files(flags.cn, password, out, names=flags.san, **options)
+    password, out = parser.password(flags), check_out(flags.out)
+    authority = chosen_authority(flags, password, out) if flags.signed_by else None
+    key, certificate = make_certificate(
+        flags.cn, flags.san, days=flags.days, rsa=flags.rsa, client=flags.client, authority=authority
+    )
+    chain = [authority.certificate] if authority else []
+    crt = [certificate, *chain] if flags.pem or not authority else []
+    files: dict[str, Any] = {name: getattr(flags, name) for name in ("pem", "legacy", "force")}
+    write_files(key, certificate, password, out, chain=chain, crt=crt, **files)
+    if not authority:
+        tell_how_to_trust(certificate, out)
+    elif flags.client:
+        print(f"\nA server that is given {authority.file}'s .crt as --client-ca lets it in.")
+    else:
+        print(f"\nWho trusts {authority.file}'s .crt trusts it: nothing is to be done.")
 
 
-def authority_passwords(flags: argparse.Namespace, new: str | None) -> Iterator[str | None]:
-    """None at first, then the authority's password. Raises ValueError where neither was taken."""
-    yield None
-    variable = "WSDUAL_AUTHORITY_PASSWORD"
-    yield given_password(flags.authority_password_file, variable) or new
-    ways = f"--authority-password-file or ${variable}"
-    raise ValueError(f"wrong or missing password for {flags.signed_by}: give {ways}")
+def chosen_authority(flags: argparse.Namespace, new: str | None, out: pathlib.Path) -> Authority:
+    """The authority that --signed-by names; `new` is the password of the file to make."""
+    path = pathlib.Path(flags.signed_by).expanduser()
+    if out.resolve() == path.resolve():
+        raise ValueError(f"{out} is the authority itself: --out takes another name")
+
+    def passwords() -> Iterator[str | None]:
+        yield None
+        variable = "WSDUAL_AUTHORITY_PASSWORD"
+        yield given_password(flags.authority_password_file, variable) or new
+        ways = f"--authority-password-file or ${variable}"
+        raise ValueError(f"wrong or missing password for {path}: give {ways}")
+
+    return open_authority(path, passwords())
 
 
 def make_authority_as_flagged(arguments: Sequence[str]) -> None:
     """Make the authority that the flags describe, and ask nothing."""
     about = "Make an authority: a .pfx that signs, a .crt for everybody to trust once."
-    parser = Maker("cert_tool.py authority", about, 1095, MAX_AUTHORITY_DAYS)
+    parser = Maker("cert_tool.py authority", about, "authority.pfx", 1095, MAX_AUTHORITY_DAYS)
     parser.epilog = f"It may sign for {in_words([constraint(name) for name in PRIVATE])}."
     add = parser.add_argument
-    add("--cn", required=True, metavar="NAME", help="the Common Name, by which people know it again")
-    add("--out", default="authority.pfx", metavar="FILE", help="where to save (default: authority.pfx)")
+    add("--cn", required=True, metavar="NAME", help="the Common Name, as which people know it")
     permit = "one more host name (and all below it), IP address or network that it may sign for (repeatable)"
     add("--for", dest="names", action="append", default=[], metavar="NAME", help=permit)
-    flags, password, options = parser.parse(arguments)
-    make_authority_files(flags.cn, password, check_out(flags.out), names=flags.names, **options)
+    flags = parser.parse_args(arguments)
+    password, out = parser.password(flags), check_out(flags.out)
+    authority, root = make_authority(flags.cn, flags.names, days=flags.days, rsa=flags.rsa)
+    files: dict[str, Any] = {"crt": [root], "legacy": flags.legacy, "force": flags.force}
+    write_files(authority.key, authority.certificate, password, out, **files)
+    print(f"\n--signed-by {out} signs with it.")
+    tell_how_to_trust(root, out)
 
 
 def given_password(file: str | None, variable: str) -> str | None:
@@ -906,7 +890,7 @@ def explain(error: Exception) -> str:
         return f"no permission for {error.filename}: take another folder, or ask its owner"
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split())
+    return printable(" ".join(str(error).split()))
 
 
 def main(arguments: Sequence[str]) -> int:

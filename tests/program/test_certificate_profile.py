@@ -11,9 +11,10 @@ from verifiers import VERIFIERS, Visit, serving
 
 import cert_tool
 
+PAIRS = [(name, False) for name in VERIFIERS] + [(name, True) for name in ("openssl", "java", "mono")]
 
-@pytest.mark.parametrize("rsa", [False, True], ids=["ec", "rsa"])
-@pytest.mark.parametrize("verifier", VERIFIERS)
+
+@pytest.mark.parametrize("verifier, rsa", PAIRS, ids=[name + "-rsa" * rsa for name, rsa in PAIRS])
 def test_whoever_trusts_the_crt_takes_the_server(tmp_path: Path, verifier: str, rsa: bool) -> None:
     """The program takes the certificate where it has been told to trust it."""
     key, certificate = cert_tool.make_certificate("localhost", rsa=rsa)

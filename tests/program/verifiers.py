@@ -45,7 +45,8 @@ class Server:
         self.outcomes: queue.Queue[str] = queue.Queue()
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self.listener.getsockname()[1])
-        threading.Thread(target=self.accept, daemon=True).start()
+        self.thread = threading.Thread(target=self.accept, daemon=True)
+        self.thread.start()
 
     def accept(self) -> None:
         """Take connections until the listener is closed."""
@@ -53,6 +54,13 @@ class Server:
             while True:
                 connection, _ = self.listener.accept()
                 threading.Thread(target=self.serve, args=(connection,), daemon=True).start()
+
+    def end(self) -> None:
+        """Take no more connections."""
+        with contextlib.suppress(OSError):  # macOS and Windows: closing has to do
+            self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self.thread.join(5)
 
     def serve(self, connection: socket.socket) -> None:
         """Answer one request, and tell it."""
@@ -88,7 +96,7 @@ def serving(pfx: bytes, folder: pathlib.Path, client_ca: pathlib.Path | None = N
     try:
         yield server
     finally:
-        server.listener.close()
+        server.end()
 
 
 @dataclass
