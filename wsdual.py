@@ -37,8 +37,7 @@ Threads. The main thread accepts. Each connection has a thread of its own, which
 reads from that client and closes its socket. Any thread may send to any peer, and doesn't
 wait, unless it is the peer's own. What a client is too slow to take stays in its backlog,
 and one more thread, the Drainer, hands it over as the client makes room. A lock for each
-connection (Wire.lock) keeps them apart, and no thread ever waits for a client while it
-holds that lock.
+connection (Wire.lock) keeps them apart; no thread ever waits for a client while it holds it.
 
 The words for an ending:
 
@@ -46,9 +45,9 @@ The words for an ending:
     close     say goodbye, in a close frame or a last line; the client may still answer
     drop      give a client up at once, without a word
     gone      what a client is that has closed or was dropped (PeerGone)
-    leaving   a wire that takes nothing new: its backlog goes out, then its end is said
     its end   close_notify where there is TLS, then FIN: nothing more will come
-    ended     of a wire: its socket is of no use any more; of a peer: why, as the log tells it
+    leaving   a wire that takes nothing new: its backlog goes out, then its end is said
+    ended     of a wire: the socket is of no use any more; of a peer: why, as the log tells it
     the end   of the server: every client gets the close code 1001, and is dropped soon after
 """
 
@@ -59,7 +58,6 @@ import base64
 import contextlib
 import errno
 import getpass
-import hashlib
 import io
 import ipaddress
 import json
@@ -86,20 +84,13 @@ from email.utils import formatdate
 from enum import Enum, IntEnum
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 from urllib.parse import unquote, urlsplit
 
 try:
     import h11
     from wsproto.extensions import PerMessageDeflate
-    from wsproto.frame_protocol import (
-        CloseReason,
-        FrameDecoder,
-        FrameProtocol,
-        Opcode,
-        ParseFailed,
-        RsvBits,
-    )
+    from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, ParseFailed, RsvBits
     from wsproto.utilities import generate_accept_token
 except ImportError as missing:
     if __name__ != "__main__":
@@ -129,7 +120,7 @@ class Verdict(str, Enum):  # noqa: UP042
 
 @dataclass(frozen=True)
 class Limits:
-    """Every bound of the server in one place. Sizes in bytes, times in seconds."""
+    """Every bound of the server that may be set. Sizes in bytes, times in seconds."""
 
     clients: int = 1000  # connections at once, whatever they do: each costs a thread
     message: int = 2**20  # one message, after inflating; websockets has the same default
@@ -150,6 +141,7 @@ TLS_RECORD = 16 * 1024  # the largest piece that OpenSSL takes or leaves as a wh
 EMPTY_FRAMES = 1024  # in one message: they add nothing to its size, yet each costs as much as any
 DOORMEN = 50  # threads beyond the clients', which tell one client too many that it is one
 HANDSHAKES = 2  # that compute at one time: those who are served get their turn between them
+OUT_OF_THEM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # descriptors, memory
 
 Bytes = bytes | bytearray
 Result = TypeVar("Result")
@@ -167,11 +159,8 @@ class Deadline:
 
 
 class Refused(Exception):
-    """The server won't go on with this client.
-
-    Args: why, a sentence for the client and the log; status, for those who speak HTTP;
-    headers to go with it.
-    """
+    """The server won't go on with this client. Args: why, a sentence for the client and the log; status, for
+    those who speak HTTP; headers to go with it."""
 
     def __init__(self, why: str, status: int = 400, headers: Sequence[tuple[str, str]] = ()) -> None:
         super().__init__(why)
@@ -203,11 +192,10 @@ class DualServer(socketserver.ThreadingTCPServer):
     """A ThreadingTCPServer whose one port answers all six kinds of connection.
 
     Args:
-        address: (host, port); host "" is all of IPv4, "::" of both; port 0: any free one.
+        address: (host, port); host "" is all of IPv4, "::" all of both; port 0: any free one.
         apps: path -> application, for WebSockets; "/" also takes native clients.
-        tls: any ssl.SSLContext, or None for plain only. It may be replaced while the server
-            runs: new connections take the new one. One that requires client certificates
-            makes the server refuse plain connections.
+        tls: any ssl.SSLContext, or None for plain only. It may be replaced while the server runs: new
+            connections take the new one. One that requires client certificates refuses plain connections.
         detect: "peek", or "trial" for the article's method.
         memory: seconds that an address is remembered.
         limits: see Limits.
@@ -220,7 +208,6 @@ class DualServer(socketserver.ThreadingTCPServer):
 
     allow_reuse_address = os.name == "posix"  # on Windows it lets two servers share a port
     request_queue_size = 1024  # the class's 5 turns a classroom away
-    daemon_threads = True  # server_close() has a way of its own to end them
 
     def __init__(
         self,
@@ -250,7 +237,7 @@ class DualServer(socketserver.ThreadingTCPServer):
         self._seats = self.limits.clients
         self._last_id = 0
         self._ending = False
-        self._warned = 0.0
+        self._warned = Deadline(0)
         if address[0]:
             families = {entry[0] for entry in socket.getaddrinfo(address[0], None)}
             self.address_family = socket.AF_INET if socket.AF_INET in families else socket.AF_INET6
@@ -273,9 +260,9 @@ class DualServer(socketserver.ThreadingTCPServer):
             return super().get_request()
         except OSError as error:
             if error.errno in OUT_OF_THEM:
-                if time.monotonic() > self._warned:  # it comes again at once: tell it now and then
+                if not self._warned.left():  # it comes again at once: tell it now and then
                     log.warning("can't accept now: %s", error.strerror)
-                    self._warned = time.monotonic() + 10
+                    self._warned = Deadline(10)
                 time.sleep(0.1)
             raise
 
@@ -286,9 +273,9 @@ class DualServer(socketserver.ThreadingTCPServer):
         own = socket.socket(request.family, request.type, request.proto, request.detach())
         if not self._room.acquire(blocking=False):
             return self.shutdown_request(own)
-        arguments = (own, client_address)
         try:
             self.drainer.start()
+            arguments = (own, client_address)
             threading.Thread(target=self.process_request_thread, args=arguments, daemon=True).start()
         except (RuntimeError, MemoryError):
             log.warning("refused a connection: no thread to be had")
@@ -302,17 +289,16 @@ class DualServer(socketserver.ThreadingTCPServer):
         finally:
             self._room.release()
 
-    def enter(self, connection: Connection) -> int:
-        """Enter a connection in the register; return its number. Where there is no seat for it, it is
-        unwelcome: it has a second to hear so."""
+    def enter(self, connection: Connection) -> None:
+        """Enter a connection in the register, with a number, and with a seat where there is one."""
         with self._left:
             if self._ending:
                 connection.cut_off()
             connection.seated = self._seats > 0
             self._seats -= connection.seated
             self._last_id += 1
-            self._connections[self._last_id] = connection
-            return self._last_id
+            connection.id = self._last_id
+            self._connections[connection.id] = connection
 
     def leave(self, connection: Connection) -> None:
         """Strike a connection off the register."""
@@ -360,9 +346,6 @@ class DualServer(socketserver.ThreadingTCPServer):
         self.drainer.stop()
 
 
-OUT_OF_THEM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # descriptors, memory
-
-
 # ================================================================ 2. a connection's life
 
 
@@ -370,6 +353,8 @@ class Connection(socketserver.BaseRequestHandler):
     """One connection, from its first byte to its last; handle() is its life. Runs in its own thread."""
 
     server: DualServer
+    id: int
+    seated: bool  # unlike one client too many, which has a second to hear that it is one
 
     def setup(self) -> None:
         """Enter the register; the clock starts."""
@@ -377,10 +362,9 @@ class Connection(socketserver.BaseRequestHandler):
         self.kind: Kind | None = None
         self.path: str | None = None
         self.peer: Peer | None = None
-        self.seated = True
         self.ended: dict[str, Any] = {}  # why it ended, and the close code where there is one
         self.wire = Wire(self.request, self.server.drainer)
-        self.id = self.server.enter(self)
+        self.server.enter(self)
         self.deadline = Deadline(self.server.limits.handshake if self.seated else 1.0)
         self.tell("accepted", address=host_port(*self.address))
 
@@ -403,7 +387,7 @@ class Connection(socketserver.BaseRequestHandler):
         except TimeoutError:
             self.ended = {"why": f"silent, or not ready, for {self.server.limits.handshake:g} s"}
         except OSError as error:
-            self.ended = {"why": self.wire.why if self.wire.ended else plain_words(error)}
+            self.ended = {"why": self.wire.why or plain_words(error)}
 
     def finish(self) -> None:
         """Close so that the last bytes arrive, and leave the register."""
@@ -485,7 +469,7 @@ class Connection(socketserver.BaseRequestHandler):
         if self.server.tls is None:
             raise Refused("TLS, but this server has no certificate")
         if not self.seated:
-            self.admit()  # a handshake would cost more than one client too many is worth
+            self.admit()  # which refuses: a handshake costs more than one client too many is worth
         since = time.perf_counter()
         try:
             self.wire.wrap(self.server.tls, self.server.handshakes, self.deadline)
@@ -507,7 +491,7 @@ class Connection(socketserver.BaseRequestHandler):
             if "websocket" in request.words("Upgrade"):
                 self.serve_websocket(http, request)
             else:
-                http.send_file(find_file(self.server.static, request))
+                http.send_file(find_file(self.server.static, request.path))
                 self.ended = {} if self.wire.ended else {"why": "200 OK"}
         except Refused as refusal:
             http.refuse(refusal)
@@ -526,7 +510,7 @@ class Connection(socketserver.BaseRequestHandler):
         deflate = agree_on_deflate(",".join(request.all("Sec-WebSocket-Extensions")))
         limits = self.limits_of(app)
         peer = Peer(self, Frames(limits, deflate), limits)
-        switching = http.switching(upgrade_headers(request, deflate))
+        switching = http.switching(request, deflate)
         with self.wire.lock:  # from this answer on go_away() says goodbye in a frame
             self.wire.put(switching)
             self.peer = peer
@@ -537,7 +521,7 @@ class Connection(socketserver.BaseRequestHandler):
         """Talk to a native client: the first line comes within the deadline."""
         self.kind, self.path = Kind.TCPS if self.wire.tls else Kind.TCP, "/"
         app = self.server.app("/")
-        limits = self.limits_of(app or App(echo))
+        limits = self.limits_of(app)
         peer = Peer(self, Lines(limits), limits, self.deadline)
         try:
             self.admit()
@@ -550,9 +534,10 @@ class Connection(socketserver.BaseRequestHandler):
         self.peer = peer
         self.talk(app, peer)
 
-    def limits_of(self, app: App) -> Limits:
+    def limits_of(self, app: App | None) -> Limits:
         """The server's limits, with the application's own size of a message."""
-        return self.server.limits if app.message is None else replace(self.server.limits, message=app.message)
+        limits = self.server.limits
+        return replace(limits, message=app.message) if app and app.message is not None else limits
 
     # ------------------------------------------------------------ talk
 
@@ -603,7 +588,7 @@ METHODS = tuple(
     # RFC 9110 section 9, RFC 5789; PRI opens HTTP/2, which deserves an answer too
     method + b" " for method in b"GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH PRI".split()
 )  # fmt: skip
-REQUEST_LINE = re.compile(rb"[A-Z][A-Z-]+ [/*]")  # of a method that nobody here knows
+REQUEST_LINE = re.compile(rb"[A-Za-z][A-Za-z-]* [/*]")  # of a method that nobody here knows
 
 
 def classify(head: bytes) -> Verdict:
@@ -694,19 +679,8 @@ def server_context(
     Raises OSError for a file that can't be read, ValueError for one that can't be used.
     With $SSLKEYLOGFILE set, the standard library writes the session keys there, for Wireshark.
     """
-    for name in (client_ca, key):
-        if name is not None:
-            Path(name).read_bytes()  # a file that can't be read gets an error that names it
-    try:
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=client_ca)
-    except ssl.SSLError:
-        raise ValueError(f"{client_ca}: no PEM certificate in it") from None
+    context = bare_context(client_ca)
     context.minimum_version = minimum
-    context.set_alpn_protocols(["http/1.1"])
-    context.options |= ssl.OP_NO_RENEGOTIATION  # so that a write never has to wait for a read
-    bound_the_handshake(context)
-    if client_ca is not None:
-        context.verify_mode = ssl.CERT_REQUIRED
     data = cert if isinstance(cert, bytes) else Path(cert).read_bytes()
     if b"-----BEGIN " not in data:
         name = "this .pfx" if isinstance(cert, bytes) else str(cert)
@@ -725,14 +699,24 @@ def server_context(
     return context
 
 
-def bound_the_handshake(context: ssl.SSLContext) -> None:
-    """Leave nothing to choose that costs the server much: one ClientHello that offers nothing but
-    ffdhe8192 takes 0.17 s in one call into OpenSSL, which no deadline can end."""
+def bare_context(client_ca: str | os.PathLike[str] | None) -> ssl.SSLContext:
+    """A server's TLS settings without a certificate. Nothing may be chosen that costs the server much: one
+    ClientHello that offers ffdhe8192 alone takes 0.17 s in one call into OpenSSL, which no deadline ends."""
+    if client_ca is not None:
+        Path(client_ca).read_bytes()  # a file that can't be read gets an error that names it
+    try:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=client_ca)
+    except ssl.SSLError:
+        raise ValueError(f"{client_ca}: no PEM certificate in it") from None
+    context.verify_mode = ssl.CERT_NONE if client_ca is None else ssl.CERT_REQUIRED
+    context.set_alpn_protocols(["http/1.1"])
+    context.options |= ssl.OP_NO_RENEGOTIATION  # so that a write never has to wait for a read
     context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20")  # in TLS 1.2; those of 1.3 are all of that kind
     if hasattr(context, "set_groups"):  # Python 3.15
         context.set_groups("X25519:P-256")
     else:
         context.set_ecdh_curve("prime256v1")  # takes one group alone; this one every client has
+    return context
 
 
 def load_pem(
@@ -742,13 +726,14 @@ def load_pem(
     password: str | None,
 ) -> None:
     """Load a certificate and its key from PEM files. Raises OSError, ValueError."""
+    locked = b"ENCRYPTED" in Path(key or cert).read_bytes()
     try:
         context.load_cert_chain(cert, key, password or "")  # no password at all: OpenSSL would ask
     except (ssl.SSLError, ValueError) as error:
         reason = getattr(error, "reason", "") or str(error)
         if "KEY_VALUES_MISMATCH" in reason:
             raise ValueError(f"{key or cert}: this key doesn't belong to {cert}") from None
-        if b"ENCRYPTED" in Path(key or cert).read_bytes():
+        if locked:
             raise ValueError(f"{key or cert}: the password is wrong") from None
         raise ValueError(f"{key or cert}: no usable PEM key with its certificate: "
                          f"is the key in another file? ({reason})") from None  # fmt: skip
@@ -774,18 +759,20 @@ class Request:
     (version, cipher) or None; local, whether the client is on this machine; authority, the host that is
     asked for, with its port, in lower case; host, that without its port; origin, a browser's page's, or None.
 
-    Raises Refused for a version, a Host (RFC 9112 section 3.2) or a target that can't be served.
+    Raises Refused for what can't be served: a version, a method, a target, a Host (RFC 9112 sections 2.3, 3).
     """
 
     def __init__(self, event: h11.Request, address: tuple[str, int], tls: tuple[str, str] | None) -> None:
-        self.method, self.address, self.tls = event.method.decode(), address, tls
-        self.version = event.http_version.decode()
-        self.local = is_loopback(address[0])
+        self.method, self.version = event.method.decode(), event.http_version.decode()
+        self.address, self.tls, self.local = address, tls, is_loopback(address[0])
         self._fields: dict[str, list[str]] = {}
         for name, value in event.headers:  # h11 has the names in lower case
             self._fields.setdefault(name.decode(), []).append(value.decode("latin-1"))
         if not self.version.startswith("1."):
             raise Refused("this server speaks HTTP/1.1", 505)
+        if self.method not in ("GET", "HEAD"):
+            known = event.method + b" " in METHODS
+            raise Refused("only GET and HEAD", 405 if known else 501, [("Allow", "GET, HEAD")])
         authority, self.path = split_target(event.target.decode("ascii"))
         self.authority = (authority or "".join(self.all("Host"))).lower()
         self.origin = self.one("Origin").lower() if self.all("Origin") else None
@@ -897,53 +884,36 @@ def agree_on_deflate(offers: str) -> str:
     for offer in offers.split(","):
         name, *parameters = (part.strip() for part in offer.split(";"))
         names = {parameter.split("=")[0] for parameter in parameters}
-        if (
-            name == PerMessageDeflate.name
-            and all(PARAMETER.fullmatch(parameter) for parameter in parameters)
-            and len(names) == len(parameters)
-        ):
+        good = all(map(PARAMETER.fullmatch, parameters)) and len(names) == len(parameters)
+        if good and name == PerMessageDeflate.name:
             answer = PerMessageDeflate().accept("; ".join([name, *parameters]).replace('"', ""))
             if isinstance(answer, str):
                 return "; ".join(filter(None, [name, answer]))
     return ""
 
 
-def upgrade_headers(request: Request, deflate: str) -> list[tuple[str, str]]:
-    """What the 101 says (RFC 6455 section 4.2.2). Args: deflate, the answer to the client's offer, or ""."""
-    token = generate_accept_token(request.one("Sec-WebSocket-Key").encode()).decode()
-    headers = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", token)]
-    return [*headers, ("Sec-WebSocket-Extensions", deflate)] if deflate else headers
-
-
-def find_file(folder: Path | None, request: Request) -> Path:
-    """Find the file that a request is for, and never one outside of the folder. Raises Refused."""
-    if request.method not in ("GET", "HEAD"):
-        known = request.method.encode() + b" " in METHODS
-        raise Refused("only GET and HEAD", 405 if known else 501, [("Allow", "GET, HEAD")])
-    path = request.path + "index.html" if request.path.endswith("/") else request.path
-    if folder is None or "\0" in path or "\\" in path:
-        raise Refused("not found", 404)
-    try:
-        file = (folder / path.lstrip("/")).resolve()
-        if file.is_relative_to(folder) and file.is_file():
-            return file
-    except (OSError, ValueError, RuntimeError):
-        pass  # a name too long, a loop of links
+def find_file(folder: Path | None, path: str) -> Path:
+    """Find the file that a path names, and never one outside of the folder. Raises Refused."""
+    if path.endswith(("/", "/.", "/..")):
+        path += "/index.html"
+    with contextlib.suppress(OSError, ValueError, RuntimeError):  # a name too long, a loop of links
+        if folder is not None and not {"\0", "\\"}.intersection(path):
+            file = (folder / path.lstrip("/")).resolve()
+            if file.is_relative_to(folder) and file.is_file():
+                return file
     raise Refused("not found", 404)
 
 
-TYPES = {  # the system's own table calls .js plain text on some
-    ".css": "text/css", ".gif": "image/gif", ".html": "text/html", ".ico": "image/x-icon",
-    ".jpg": "image/jpeg", ".js": "text/javascript", ".json": "application/json", ".md": "text/plain",
-    ".png": "image/png", ".py": "text/plain", ".svg": "image/svg+xml", ".txt": "text/plain",
-    ".wasm": "application/wasm", ".woff2": "font/woff2", ".zip": "application/zip",
+TYPES = {  # not the system's own table, which calls .js plain text on some
+    ".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".txt": "text/plain",
+    ".md": "text/plain", ".py": "text/plain", ".json": "application/json", ".svg": "image/svg+xml",
+    ".png": "image/png", ".jpg": "image/jpeg", ".gif": "image/gif", ".ico": "image/x-icon",
 }  # fmt: skip
-
-
-def content_type(path: Path) -> str:
-    """A file's media type, by its name."""
-    kind = TYPES.get(path.suffix.lower(), "application/octet-stream")
-    return kind + ("; charset=utf-8" if kind.startswith("text/") else "")
+COMMON_HEADERS = [  # one request a connection, no guessing, nothing from elsewhere
+    ("Connection", "close"), ("Cache-Control", "no-cache"), ("X-Content-Type-Options", "nosniff"),
+    ("Content-Security-Policy", "default-src 'self'; connect-src 'self' ws: wss:; base-uri 'none'; "
+                                "form-action 'none'; frame-ancestors 'none'"),
+]  # fmt: skip
 
 
 class Exchange:
@@ -975,29 +945,29 @@ class Exchange:
                 raise Refused("the request took too long", 408) from None
             if not data:
                 raise ConnectionError("closed before the request was complete")
-            head, behind = data[:room], data[room:]
-            self._wire.unread(behind)
-            room -= len(head)
-            if not begun:
-                head = head.lstrip(b"\r\n")  # empty lines before a request (section 2.2)
-                begun = bool(head)
-            if begun:
+            self._wire.unread(data[room:])
+            head = data[:room] if begun else data[:room].lstrip(b"\r\n")  # empty lines first (section 2.2)
+            room, begun = room - min(room, len(data)), begun or bool(head)
+            if head:
                 self._http.receive_data(head)
 
-    def switching(self, headers: list[tuple[str, str]]) -> Bytes:
-        """The response 101. What lies behind the request are frames: the wire gets them back."""
+    def switching(self, request: Request, deflate: str) -> Bytes:
+        """The response 101 (RFC 6455 section 4.2.2). What lies behind the request are frames: the wire gets
+        them back. Args: deflate, the answer to the client's offer, or ""."""
         while self._http.next_event() not in (h11.PAUSED, h11.NEED_DATA):
             pass
         self._wire.unread(self._http.trailing_data[0])
+        token = generate_accept_token(request.one("Sec-WebSocket-Key").encode()).decode()
+        headers = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", token)]
+        if deflate:
+            headers.append(("Sec-WebSocket-Extensions", deflate))
         response = h11.InformationalResponse(status_code=101, headers=headers, reason=b"Switching Protocols")
         return self._http.send(response) or b""
 
     def refuse(self, refusal: Refused) -> None:
         """Send an error as a short text."""
-        phrase = HTTPStatus(refusal.status).phrase
-        body = f"{refusal.status} {phrase}: {refusal}\n".encode()
-        kind = ("Content-Type", "text/plain; charset=utf-8")
-        self._begin(refusal.status, [kind, ("Content-Length", str(len(body))), *refusal.headers])
+        body = f"{refusal.status} {HTTPStatus(refusal.status).phrase}: {refusal}\n".encode()
+        self._begin(refusal.status, "text/plain", len(body), refusal.headers)
         self._send(h11.Data(data=body if self._has_body else b""))
         self._send(h11.EndOfMessage())
 
@@ -1011,29 +981,19 @@ class Exchange:
             raise Refused("this file can't be read", 404) from None
         with file:
             size = os.fstat(file.fileno()).st_size
-            self._begin(200, [("Content-Type", content_type(path)), ("Content-Length", str(size))])
-            while self._has_body and size and not self._wire.ended:
-                data = file.read(min(size, RECEIVED_BYTES))
-                if not data:
-                    break  # it has become shorter meanwhile; the client sees by the length
+            self._begin(200, TYPES.get(path.suffix.lower(), "application/octet-stream"), size)
+            while self._has_body and not self._wire.ended and (data := file.read(min(size, RECEIVED_BYTES))):
                 size -= len(data)
                 self._send(h11.Data(data=data))
                 self._wire.drain(self._limits.ping, down_to=4 * RECEIVED_BYTES)
         self._wire.drain(self._limits.ping)
 
-    def _begin(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
-        """Send a response's head, with what every one carries: one request a connection, no guessing,
-        nothing from elsewhere."""
-        common = [
-            ("Date", formatdate(usegmt=True)),
-            ("Connection", "close"),
-            ("Cache-Control", "no-cache"),
-            ("X-Content-Type-Options", "nosniff"),
-            ("Content-Security-Policy", "default-src 'self'; connect-src 'self' ws: wss:; base-uri 'none'; "
-                                        "form-action 'none'; frame-ancestors 'none'"),
-        ]  # fmt: skip
+    def _begin(self, status: int, kind: str, size: int, headers: Sequence[tuple[str, str]] = ()) -> None:
+        kind += "; charset=utf-8" if kind.startswith("text/") else ""
+        about = [("Content-Type", kind), ("Content-Length", str(size)), ("Date", formatdate(usegmt=True))]
         reason = HTTPStatus(status).phrase.encode()
-        self._send(h11.Response(status_code=status, headers=[*headers, *common], reason=reason))
+        headers = [*about, *headers, *COMMON_HEADERS]
+        self._send(h11.Response(status_code=status, headers=headers, reason=reason))
 
     def _send(self, event: h11.Event) -> None:
         self._wire.send(self._http.send(event) or b"")
@@ -1056,7 +1016,7 @@ def waiter(sock: socket.socket, event: int) -> Callable[[float], object]:
 
 
 class State(IntEnum):
-    """How far a wire has come; it only ever goes on. What each may do:
+    """How far a wire has come; it only ever goes on.
 
     OPEN takes what is put, and receives. LEAVING takes nothing new; its backlog still goes out, and then
     its end is said. SAID_END throws away what still comes. ENDED: nobody uses the socket any more.
@@ -1085,7 +1045,7 @@ class Wire:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock = sock
         self.lock = threading.Lock()
-        self.state, self.why = State.OPEN, "done"  # why: it ended
+        self.state, self.why = State.OPEN, ""  # why it ended
         self.backlog = bytearray()  # what the client has still to take
         self.tls: tuple[str, str] | None = None  # version, cipher
         self.tap: Callable[[str, bytes], None] | None = None  # sees every byte, where somebody watches
@@ -1126,7 +1086,7 @@ class Wire:
         self._ahead = bytes(data) + self._ahead
 
     def wrap(self, context: ssl.SSLContext, handshakes: threading.Semaphore, deadline: Deadline) -> None:
-        """Do the TLS handshake. Args: handshakes, which bounds how many compute at one time; the lock is free
+        """Do the TLS handshake. Args: handshakes, which bounds how many compute at one time. The lock is free
         meanwhile, so that whoever ends the server can drop this client. Raises TimeoutError, OSError."""
         with self.lock:  # the raw socket is an empty shell afterwards: nobody may drop it meanwhile
             try:
@@ -1153,7 +1113,8 @@ class Wire:
         if self._ahead:
             data, self._ahead = self._ahead, b""
             return data
-        data = self._retry(self._receive, self._at_once if self._known else self._readable, Deadline(seconds))
+        ready = (lambda _: True) if self._known else self._readable
+        data = self._retry(self._receive, ready, Deadline(seconds))
         if data and (tap := self.tap):
             tap("client", data)
         return data
@@ -1171,30 +1132,22 @@ class Wire:
     def _retry(
         self, attempt: Callable[[], Result], ready: Callable[[float], object], deadline: Deadline
     ) -> Result:
-        """Wait until the socket is ready, then attempt, until it succeeds. The one place where a thread waits
-        to hear of a client; it holds no lock here, attempt takes the one that it needs. Raises TimeoutError,
-        OSError."""
+        """Wait until the socket is ready, then attempt, until it succeeds. It holds no lock; attempt takes
+        the one that it needs. Raises TimeoutError, OSError."""
         while ready(deadline.left()):
             try:
                 return attempt()
             except (BlockingIOError, ssl.SSLWantReadError):
                 ready = self._readable  # half a TLS record, say
             except ssl.SSLWantWriteError:
-                ready = self._writable
+                ready = waiter(self.sock, WRITABLE)
         raise TimeoutError
-
-    @staticmethod
-    def _at_once(seconds: float) -> bool:
-        return True
-
-    def _writable(self, seconds: float) -> object:
-        return waiter(self.sock, WRITABLE)(seconds)
 
     def drain(self, patience: float, down_to: int = 0) -> None:
         """Wait until no more than down_to bytes are left to send. A client that takes none of them
         for as long as patience, in seconds, is dropped."""
         while len(self.backlog) > down_to or self.state is State.LEAVING:
-            if not self._writable(patience):
+            if not waiter(self.sock, WRITABLE)(patience):
                 self.drop("it doesn't read what it is sent")
             self.flush()
 
@@ -1254,7 +1207,7 @@ class Wire:
 
     def _send_backlog(self) -> bool:
         """With the lock held."""
-        if self.backlog and not self.ended:
+        if self.backlog:
             sent = self._send(self.backlog)
             del self.backlog[:sent]
         if self.state is State.LEAVING and not self.backlog:
@@ -1280,7 +1233,7 @@ class Wire:
         return sent
 
     def end_sending(self) -> None:
-        """Take nothing new, and say so when the backlog is out. Never waits."""
+        """Take nothing new, and say so when the backlog is out. Any thread may, and never waits."""
         with self.lock:
             if self.state is State.OPEN:
                 self.state = State.LEAVING
@@ -1334,7 +1287,7 @@ class Drainer:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Start the thread, with the first client. Raises RuntimeError where there is none to be had."""
+        """Start the thread, once. Raises RuntimeError where there is none to be had."""
         if self._thread is None:
             thread = threading.Thread(target=self._run, name="drainer", daemon=True)
             thread.start()
@@ -1397,15 +1350,13 @@ class Drainer:
 # ================================================================ 6. talk: the codecs
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """What a codec has to say to the client, as a pong."""
 
     data: Bytes
 
 
-@dataclass(frozen=True)
-class Goodbye:
+class Goodbye(NamedTuple):
     """The client closes, or has broken the protocol (fault): say the same, and read no more."""
 
     code: int
@@ -1499,7 +1450,8 @@ class Bounds(PerMessageDeflate):
     def __init__(self, limits: Limits, agreed: str) -> None:
         super().__init__()
         self._limit, self._deflate = limits.message, bool(agreed)
-        self._size = self._before = self._empty = 0  # of the message; before its frame; frames that add nothing
+        self._size = self._before = 0  # of the message so far, and without its last frame
+        self._empty = 0  # frames of it that add nothing
         self._in_control_frame = self._compressed = False
         if agreed:
             self.accept(agreed)
@@ -1656,6 +1608,7 @@ class Peer:
         self.address, self.tls = connection.address, connection.wire.tls
         self.name: str | None = None
         self.codec, self.limits = codec, limits
+        self._most = max(limits, self.server.limits, key=lambda each: each.message)  # what may wait for it
         self.ended: dict[str, Any] = {}
         self._goodbye: Deadline | None = None  # once it was said: until when to hear the client's
         self._thread = threading.current_thread()  # not its number, which a later thread gets again
@@ -1735,7 +1688,8 @@ class Peer:
                 if not self._first:
                     self._patience, self._asked = Deadline(self.limits.ping), False
                 if not data:
-                    self._note_end(self.codec.silent_end)
+                    with self.wire.lock:
+                        self._note_end()
                 return data
         return b""
 
@@ -1752,11 +1706,10 @@ class Peer:
             self._asked = True
         self._patience = Deadline(self.limits.ping)
 
-    def _note_end(self, ended: dict[str, Any]) -> None:
-        """It has gone without a goodbye."""
-        with self.wire.lock:
-            if not self.ended:
-                self.ended = {**ended, "why": self.wire.why} if self.wire.ended else ended
+    def _note_end(self) -> None:
+        """With the wire's lock held: it has gone without a goodbye, unless there was one."""
+        why = {"why": self.wire.why} if self.wire.ended else {}
+        self.ended = self.ended or {**self.codec.silent_end, **why}
 
     def wait_closed(self) -> None:
         """Own thread: after close(), read on until the client has closed too, but not for long."""
@@ -1784,18 +1737,18 @@ class Peer:
         """Send a message, or bytes that are ready, and never wait. more: as for Wire.put."""
         wire = self.wire
         with wire.lock:
-            if self._goodbye or wire.state is not State.OPEN:
-                return False
-            if len(wire.backlog) > self.limits.backlog:
+            if len(wire.backlog) > self._most.backlog:
                 wire.end("its backlog is full: it doesn't read what it is sent")
+            if self._goodbye or wire.state is not State.OPEN:
+                self._note_end()
                 return False
             wire.put(self.codec.encode(message) if encode else message, more)
             return True
 
     def _make_room(self) -> None:
         """Own thread: who doesn't read isn't read either."""
-        if len(self.wire.backlog) > self.limits.message:
-            self.wire.drain(self.limits.ping, down_to=self.limits.message)
+        if len(self.wire.backlog) > self._most.message:
+            self.wire.drain(self.limits.ping, down_to=self._most.message)
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Say goodbye; the loop over the peer's messages then ends. Any thread may.
@@ -2304,7 +2257,11 @@ def prepare_tls(options: argparse.Namespace) -> tuple[ssl.SSLContext, list[str]]
         password = find_password(options)
     minimum = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}[options.tls_min]
     context = server_context(cert, password, options.key, minimum, options.client_ca)
-    about = describe(cert if isinstance(cert, bytes) else data)
+    about: list[str] = []
+    with contextlib.suppress(ImportError):  # which tells more of a certificate than the standard library can
+        import cert_tool
+
+        about = cert_tool.summary(cert if isinstance(cert, bytes) else data)
     if options.cert is None:
         about[0] += ", self-signed, thrown away at the end"
     return context, about
@@ -2328,19 +2285,6 @@ def find_password(options: argparse.Namespace) -> str:
             raise ValueError(f"{locked} has a password: give it by --password-file or $WSDUAL_PASSWORD")
         options.typed = getpass.getpass(f"Password of {locked}: ")
     return str(options.typed)
-
-
-def describe(pem: bytes) -> list[str]:
-    """The first certificate in a PEM, as lines to print: what cert_tool.py says, or where that isn't here
-    its SHA-256."""
-    try:
-        from cert_tool import summary
-
-        return list(summary(pem))
-    except ImportError:
-        first = re.search(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", pem, re.DOTALL)
-        der = ssl.PEM_cert_to_DER_cert(first[0].decode()) if first else b""
-        return [f"SHA-256      {hashlib.sha256(der).digest().hex(':').upper()}"]
 
 
 def log_event(event: dict[str, Any]) -> None:

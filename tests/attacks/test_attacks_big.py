@@ -126,8 +126,8 @@ def test_fragments_are_counted_together(small: Program) -> None:
 
 
 def test_empty_fragments_without_end_are_ended(small: Program) -> None:
-    """A message of nothing never gets large, but each of its fragments costs: some hundred of them pass, forty
-    thousand don't, and hold up nobody."""
+    """A message of nothing never gets large, but each of its fragments costs: some hundred of them
+    pass, forty thousand don't, and hold up nobody."""
     for client, rsv in ((WebSocket(small.address), 0), (Deflating(small.address), COMPRESSED)):
         with unharmed(small, peak=8 * MIB), client:
             some = frame(CONTINUATION, fin=False, mask=ZERO) * 500

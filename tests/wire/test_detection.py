@@ -41,7 +41,7 @@ HEADS = [
     (b"CONNECT a:1", Verdict.HTTP),
     (b"PRI * HTTP/2.0\r\n", Verdict.HTTP),  # HTTP/2 without TLS: it gets an answer that says no
     (b"GETS", Verdict.UNKNOWN),
-    (b"get / HTTP/1.1", Verdict.UNKNOWN),  # methods are case-sensitive (RFC 9110 section 9.1)
+    (b"get / HTTP/1.1", Verdict.HTTP),  # methods are case-sensitive (RFC 9110 section 9.1)
     (b"HELO mail", Verdict.UNKNOWN),
     (b" GET /", Verdict.UNKNOWN),
     (b"SSH-2.0-OpenSSH", Verdict.UNKNOWN),

@@ -21,7 +21,6 @@ from support import (
     Watcher,
     WebSocket,
     any_tls,
-    closed,
     connect,
     get,
     http,
