@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Faults that aren't the client's: an application that exits, a TLS socket whose end raises. Each ends its own
-connection alone, is told as what it is, and leaves nothing behind."""
+"""Faults that aren't the client's: an application that exits, a TLS socket whose end raises.
+
+Each ends its own connection alone, is told as what it is, and leaves nothing behind.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +22,12 @@ from support import CLOSE, PATIENCE, Native, WebSocket, closed, frame, make_iden
 
 from wsdual import DualServer, Limits, Peer, echo
 
+Application = Callable[[Peer], object]
 Events = list[dict[str, Any]]
 
 
 @contextlib.contextmanager
-def serving(
-    apps: dict[str, Callable[[Peer], object]], events: Events, **options: Any
-) -> Iterator[DualServer]:
+def serving(apps: dict[str, Application], events: Events, **options: Any) -> Iterator[DualServer]:
     """A server in this process, as a program of one's own would run it; what it tells is collected."""
     with DualServer(("127.0.0.1", 0), apps, **options) as server:
         server.observers.append(events.append)
@@ -58,7 +59,7 @@ EXITS: dict[str, Callable[[], object]] = {
 
 @pytest.mark.parametrize("how", EXITS)
 def test_an_application_that_exits_has_failed(caplog: pytest.LogCaptureFixture, how: str) -> None:
-    """Its client sees 1011, the log has the traceback, and the server goes on: it isn't the application's to end."""
+    """Its client sees 1011, the log has the traceback, and the server, which isn't its to end, goes on."""
     events: Events = []
 
     def leave(peer: Peer) -> None:
@@ -72,7 +73,7 @@ def test_an_application_that_exits_has_failed(caplog: pytest.LogCaptureFixture, 
             assert client.receive_close()[0] == 1011
             client.sock.sendall(frame(CLOSE, b"\x03\xf3"))
             assert closed(client.sock)
-            wait_until(lambda: ends(events), "it has ended")
+        wait_until(lambda: ends(events), "it has ended")
         assert [event.get("code") for event in ends(events)] == [1011]
         assert other.ask("after") == "after"
         with WebSocket(place(server)) as fresh:
@@ -130,10 +131,10 @@ def faulty_tls(tmp_path: Path) -> ssl.SSLContext:
 def test_a_fault_in_the_end_of_a_connection_leaves_nothing_of_it_behind(
     faulty_tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    """It leaves the register and frees its seat, whatever is raised, and the server's own end waits for nobody."""
+    """It leaves the register and frees its seat, whatever is raised; the server's own end waits for none."""
     monkeypatch.setattr(FaultyEnd, "fault", fault)
     events: Events = []
-    limits = Limits(clients=1, closing=PATIENCE)
+    limits = Limits(clients=2, closing=PATIENCE)
     with serving({"/echo": echo}, events, tls=faulty_tls, limits=limits) as server:
         for number in range(1, 4):
             with WebSocket(place(server), tls=True) as client:
