@@ -1976,7 +1976,7 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--svg", type=Path, metavar="FILE", help="draw the ratios")
     add("--json", type=Path, metavar="FILE", help="write every slice")
     add("--venv", type=Path, default=default_venv(), metavar="DIR", help="the peers' place (%(default)s)")
-    add("--wsdual", type=Path, default=here.parent / "wsdual.py", metavar="FILE", help="another wsdual.py")
+    add("--wsdual", type=Path, default=here.parent.parent / "wsdual.py", metavar="FILE", help="another wsdual.py")
     options = parser.parse_args(arguments)
     if not (0 < options.pairs <= 1000 and 0 < options.slice <= 60 and 0 < options.repeats <= 50):
         parser.error("--pairs, --slice or --repeats is out of range")
