@@ -4,24 +4,22 @@
     python tests/tools/bench.py                               everything, about half an hour
     python tests/tools/bench.py --rows echo50,chat --servers aiohttp,picows --quick
     python tests/tools/bench.py --against OLD/wsdual.py       this module beside another copy of it
-    python tests/tools/bench.py methods                       trial and peek side by side
 
 It needs Linux, `openssl`, and what is to be measured; a server that isn't installed is left out:
 pip install websockets aiohttp picows simple-websocket websocket-server; apt-get install haproxy
 
-    load (this process): raw sockets, ready-made frames  ───▶  server (another process): wsdual, or a peer
-
-Absolute figures drift by a third and more. So wsdual and one peer take turns in short slices (A B, B A, A B, ...),
+Absolute figures drift by a third and more. So wsdual and one peer take turns in short slices (A B, B A, ...),
 two neighbours give one ratio, and the table shows the median of these; where the middle half of them is wide
 it stands beside it. A ratio says how many times as good wsdual is: 2.00x is twice the messages a second, or
 half the time or memory. The figures are medians too, and needn't divide to the ratio.
 
-In 'fair' server and load have a core each; in 'default' all start as a user would start them. Processor time is
-the server's, all threads and processes, for one message, connection or line of chat: other programs disturb it
-less. 'load' is the share of a core, and the processor time of a message, that the load itself took against wsdual;
-near 100 % it is the load that was measured. Every answer is checked, large ones whole at first, then by length and
-end. 'wsproto alone' is no server: wsproto in a loop on ready-made bytes. 'bare threads' is a thread for each
-connection that answers from ready-made bytes. simple-websocket and websocket-server get TCP_NODELAY.
+In 'fair' server and load (this process) have a core each; in 'default' all start as a user would start them.
+Processor time is the server's, all threads and processes, for one message, connection or line of chat: other
+programs disturb it less. 'load' is the share of a core, and the processor time of a message, that the load
+itself took against wsdual; near 100 % it is the load that was measured. Every answer is checked, large ones
+whole at first, then by length and end. 'wsproto alone' is no server: wsproto in a loop on ready-made bytes.
+'bare threads' is a thread for each connection that answers from ready-made bytes. simple-websocket and
+websocket-server get TCP_NODELAY.
 """
 
 from __future__ import annotations
@@ -29,7 +27,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import copy
 import gc
 import importlib.metadata
 import itertools
@@ -40,7 +37,6 @@ import platform
 import random
 import resource
 import select
-import shutil
 import signal
 import socket
 import socketserver
@@ -51,7 +47,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -60,8 +55,10 @@ from typing import Any
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import CloseConnection, Event, Ping, Pong, TextMessage
 
-HOST, WIRES, MODES, OURS, OTHER = "127.0.0.1", ("ws", "wss"), ("fair", "default"), "wsdual", "other-wsdual"
-CORES, WINDOW, IDLE, CROWD, CLASS = sorted(os.sched_getaffinity(0)), 64, 500, 5000, 30
+HOST, WIRES, MODES = "127.0.0.1", ("ws", "wss"), ("fair", "default")
+OURS, OTHER, ALONE, BARE = "wsdual", "other-wsdual", "wsproto-alone", "bare-threads"
+THREADS, ASYNCIO = "websockets-threading", "websockets-asyncio"
+CORES, WINDOW, IDLE, CROWD = sorted(os.sched_getaffinity(0)), 64, 500, 5000
 TRIES = 3  # failures of one server in one row, after which it has no figure there
 Figures, Place = dict[str, float], tuple[str, str, str]  # a place: mode, wire, row
 clock = time.perf_counter
@@ -95,7 +92,7 @@ TLS = ssl.SSLContext | None
 
 
 class Room(dict[Any, str]):
-    """The chat of every peer, the users' names. A line is taken apart and built as wsdual does it; nobody leaves."""
+    """The chat of every peer: the users' names. A line is taken apart and built as wsdual does it."""
 
     def turn(self, client: Any, message: str | bytes) -> tuple[list[Any], str]:
         """Who gets an answer to one message, and which."""
@@ -106,51 +103,53 @@ class Room(dict[Any, str]):
         return list(self), json.dumps({"type": "said", "from": self[client], "text": request["text"]})
 
 
+ROOM = Room()
+
+
+def converse(app: str, client: Any, messages: Any = None) -> None:
+    """What a server with threads does with a connection."""
+    for message in messages or client:
+        if app == "echo":
+            client.send(message)
+            continue
+        users, answer = ROOM.turn(client, message)
+        for user in users:
+            user.send(answer)
+
+
 def websockets_threading(port: int, app: str, tls: TLS, cert: str) -> None:
     """websockets' threading server, as its documentation shows it."""
     from websockets.sync.server import serve
 
-    def talk(connection: Any, room: Room = Room()) -> None:  # noqa: B008
-        for message in connection:
-            if app == "echo":
-                connection.send(message)
-                continue
-            users, answer = room.turn(connection, message)
-            for user in users:
-                user.send(answer)
-
-    serve(talk, HOST, port, ssl=tls).serve_forever()
+    serve(partial(converse, app), HOST, port, ssl=tls).serve_forever()
 
 
-def websockets_asyncio(port: int, app: str, tls: TLS, cert: str) -> None:
+async def websockets_asyncio(port: int, app: str, tls: TLS, cert: str) -> None:
     """websockets' asyncio server, with its own broadcast()."""
     from websockets.asyncio.server import broadcast, serve
 
-    async def talk(connection: Any, room: Room = Room()) -> None:  # noqa: B008
+    async def talk(connection: Any) -> None:
         async for message in connection:
             if app == "echo":
                 await connection.send(message)
             else:
-                broadcast(*room.turn(connection, message))
+                broadcast(*ROOM.turn(connection, message))
 
-    async def main() -> None:
-        await (await serve(talk, HOST, port, ssl=tls)).serve_forever()
-
-    asyncio.run(main())
+    await (await serve(talk, HOST, port, ssl=tls)).serve_forever()
 
 
 def aiohttp(port: int, app: str, tls: TLS, cert: str) -> None:
     """aiohttp's WebSocketResponse under its own web server."""
     from aiohttp import web
 
-    async def talk(request: web.Request, room: Room = Room()) -> web.WebSocketResponse:  # noqa: B008
+    async def talk(request: web.Request) -> web.WebSocketResponse:
         connection = web.WebSocketResponse()
         await connection.prepare(request)
         async for message in connection:
             if app == "echo":
                 await connection.send_str(message.data)
                 continue
-            users, answer = room.turn(connection, message.data)
+            users, answer = ROOM.turn(connection, message.data)
             for user in users:
                 await user.send_str(answer)
         return connection
@@ -160,13 +159,11 @@ def aiohttp(port: int, app: str, tls: TLS, cert: str) -> None:
     web.run_app(site, host=HOST, port=port, ssl_context=tls, print=None, access_log=None)
 
 
-def picows(port: int, app: str, tls: TLS, cert: str) -> None:
+async def picows(port: int, app: str, tls: TLS, cert: str) -> None:
     """picows, as its documentation shows it."""
     from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_create_server
 
     class Listener(WSListener):
-        room = Room()
-
         def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
             if frame.msg_type == WSMsgType.CLOSE:
                 transport.send_close(frame.get_close_code())
@@ -174,14 +171,11 @@ def picows(port: int, app: str, tls: TLS, cert: str) -> None:
             elif app == "echo":
                 transport.send(frame.msg_type, frame.get_payload_as_bytes())
             else:
-                users, answer = self.room.turn(transport, frame.get_payload_as_utf8_text())
+                users, answer = ROOM.turn(transport, frame.get_payload_as_utf8_text())
                 for user in users:
                     user.send(WSMsgType.TEXT, answer.encode())
 
-    async def main() -> None:
-        await (await ws_create_server(lambda _: Listener(), HOST, port, ssl=tls)).serve_forever()
-
-    asyncio.run(main())
+    await (await ws_create_server(lambda request: Listener(), HOST, port, ssl=tls)).serve_forever()
 
 
 def serve_threads(port: int, tls: TLS, talk: Callable[[socket.socket, bytes], None]) -> None:
@@ -207,17 +201,12 @@ def simple_websocket(port: int, app: str, tls: TLS, cert: str) -> None:
     """simple-websocket takes its socket and the request's headers as WSGI gives them."""
     from simple_websocket import ConnectionClosed, Server
 
-    def talk(sock: socket.socket, head: bytes, room: Room = Room()) -> None:  # noqa: B008
+    def talk(sock: socket.socket, head: bytes) -> None:
         headers = (line.split(": ", 1) for line in head.decode("latin-1").split("\r\n")[1:-2])
         environ = {"HTTP_" + name.upper().replace("-", "_"): value for name, value in headers}
         connection = Server.accept(environ | {"werkzeug.socket": sock})
         with contextlib.suppress(ConnectionClosed):
-            while app == "echo":
-                connection.send(connection.receive())
-            while True:
-                users, answer = room.turn(connection, connection.receive())
-                for user in users:
-                    user.send(answer)
+            converse(app, connection, iter(connection.receive, None))
 
     serve_threads(port, tls, talk)
 
@@ -227,11 +216,11 @@ def websocket_server(port: int, app: str, tls: TLS, cert: str) -> None:
     from websocket_server import WebsocketServer
     from websocket_server.websocket_server import WebSocketHandler
 
-    def talk(client: dict[str, Any], server: Any, message: str, room: Room = Room()) -> None:  # noqa: B008
+    def talk(client: dict[str, Any], server: Any, message: str) -> None:
         if app == "echo":
             server.send_message(client, message)
             return
-        users, answer = room.turn(client["handler"], message)
+        users, answer = ROOM.turn(client["handler"], message)
         for user in users:
             user.send_message(answer)
 
@@ -241,26 +230,13 @@ def websocket_server(port: int, app: str, tls: TLS, cert: str) -> None:
     server.run_forever()
 
 
-def wsproto_alone(port: int, app: str, tls: TLS, cert: str) -> None:
-    """No server: for each number of seconds on stdin, how many messages a loop has echoed."""
-    connection, batch = Connection(ConnectionType.SERVER), SMALL * WINDOW
-    for line in sys.stdin:
-        until, count = clock() + float(line), 0
-        while clock() < until:
-            connection.receive_data(batch)
-            answers = [connection.send(TextMessage(data=event.data)) for event in connection.events()]
-            assert b"".join(answers) == SMALL_ECHO * WINDOW
-            count += WINDOW
-        print(count, flush=True)
-
-
 def bare_threads(port: int, app: str, tls: TLS, cert: str) -> None:
     """A thread for each connection, which knows all answers beforehand; on one core, as wsdual is."""
     switching = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
 
     def talk(sock: socket.socket, head: bytes) -> None:
         sock.sendall(switching + b"Sec-WebSocket-Accept: " + ACCEPT + b"\r\n\r\n")
-        while (data := sock.recv(4096)) and data != GOODBYE:
+        while (data := sock.recv(4096)) and data[0] != GOODBYE[0]:
             sock.sendall(SMALL_ECHO * (len(data) // len(SMALL)))
         sock.sendall(frame(CloseConnection(code=1000), ConnectionType.SERVER))
         socket.socket.shutdown(sock, socket.SHUT_WR)
@@ -274,51 +250,40 @@ def wsdual_room(port: int, app: str, tls: TLS, cert: str) -> None:
     """wsdual as a library, with a chat that doesn't tell who comes: 5,000 times 5,000 would be too many."""
     from wsdual import DualServer, Limits, Peer, broadcast, server_context
 
-    def talk(peer: Peer, room: Room = Room()) -> None:  # noqa: B008
+    def talk(peer: Peer) -> None:
         for message in peer:
-            broadcast(*room.turn(peer, message))
+            broadcast(*ROOM.turn(peer, message))
 
-    context = server_context(cert) if cert else None
-    DualServer((HOST, port), {"/room": talk}, tls=context, limits=Limits(clients=CROWD + 100)).serve_forever()
+    limits, context = Limits(clients=CROWD + 100), server_context(cert) if cert else None
+    DualServer((HOST, port), {"/room": talk}, tls=context, limits=limits).serve_forever()
 
 
 HAPROXY = """
-defaults
-    mode http
-frontend both
-    mode tcp
-    bind 127.0.0.1:{port}
-    tcp-request inspect-delay 5s
-    tcp-request content accept if {{ req.ssl_hello_type 1 }} || HTTP
-    use_backend to_tls if {{ req.ssl_hello_type 1 }}
-    default_backend to_plain
-backend to_tls
-    mode tcp
-    server tls unix@{folder}/tls-{port} send-proxy-v2
-backend to_plain
-    mode tcp
-    server plain unix@{folder}/plain-{port} send-proxy-v2
-frontend websockets
-    bind unix@{folder}/tls-{port} accept-proxy ssl crt {folder}/server.pem
-    bind unix@{folder}/plain-{port} accept-proxy
-    default_backend websockets
-backend websockets
-    server websockets 127.0.0.1:{backend}
+defaults; mode http
+frontend both; mode tcp; bind 127.0.0.1:{port}; tcp-request inspect-delay 5s
+tcp-request content accept if {{ req.ssl_hello_type 1 }} || HTTP
+use_backend to_tls if {{ req.ssl_hello_type 1 }}; default_backend to_plain
+backend to_tls; mode tcp; server tls unix@{folder}/tls-{port} send-proxy-v2
+backend to_plain; mode tcp; server plain unix@{folder}/plain-{port} send-proxy-v2
+frontend websockets; default_backend websockets
+bind unix@{folder}/tls-{port} accept-proxy ssl crt {folder}/server.pem
+bind unix@{folder}/plain-{port} accept-proxy
+backend websockets; server websockets 127.0.0.1:{backend}
 """
 
 # What the table calls it, its package, what serves, and the only rows it has, if not all.
-SERVERS: dict[str, tuple[str, str, Callable[[int, str, TLS, str], None], tuple[str, ...]]] = {
+SERVERS: dict[str, tuple[str, str, Callable[[int, str, TLS, str], Any], tuple[str, ...]]] = {
     OURS: ("wsdual", "wsproto", wsdual_room, ()),
     OTHER: ("the other wsdual", "wsproto", wsdual_room, ()),
-    "websockets-threading": ("websockets threading", "websockets", websockets_threading, ()),
-    "websockets-asyncio": ("websockets asyncio", "websockets", websockets_asyncio, ()),
+    THREADS: ("websockets threading", "websockets", websockets_threading, ()),
+    ASYNCIO: ("websockets asyncio", "websockets", websockets_asyncio, ()),
     "aiohttp": ("aiohttp", "aiohttp", aiohttp, ()),
     "picows": ("picows", "picows", picows, ()),
     "simple-websocket": ("simple-websocket", "simple-websocket", simple_websocket, ()),
     "websocket-server": ("websocket-server", "websocket-server", websocket_server, ()),
     "haproxy": ("HAProxy + asyncio", "websockets", websockets_asyncio, ()),
-    "wsproto-alone": ("wsproto alone", "wsproto", wsproto_alone, ("pipeline",)),
-    "bare-threads": ("bare threads", "wsproto", bare_threads, ("round-trip", "echo50", "connect")),
+    ALONE: ("wsproto alone", "wsproto", print, ("pipeline",)),
+    BARE: ("bare threads", "wsproto", bare_threads, ("round-trip", "echo50", "connect")),
 }
 
 
@@ -327,7 +292,9 @@ def serve(name: str, port: str, app: str, cert: str) -> None:
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) if cert else None
     if tls:
         tls.load_cert_chain(cert)
-    SERVERS[name][2](int(port), app, tls, cert)
+    serving = SERVERS[name][2](int(port), app, tls, cert)
+    if serving is not None:
+        asyncio.run(serving)
 
 
 def free_port() -> int:
@@ -336,7 +303,7 @@ def free_port() -> int:
         return sock.getsockname()[1]
 
 
-def commands(options: argparse.Namespace, name: str, port: int, app: str, tls: bool) -> Iterator[tuple[int, list[str]]]:
+def commands(options: Any, name: str, port: int, app: str, tls: bool) -> Iterator[tuple[int, list[str]]]:
     """What to start, one after the other, each with the port to wait for."""
     cert, me = options.folder / "server.pem", [sys.executable, __file__, "serve", name]
     if name in options.modules and app != "room":
@@ -344,28 +311,35 @@ def commands(options: argparse.Namespace, name: str, port: int, app: str, tls: b
         yield port, [sys.executable, options.modules[name], "--port", str(port), *flags]
     elif name == "haproxy":
         backend, config = free_port(), options.folder / f"haproxy-{port}.cfg"
-        config.write_text(HAPROXY.format(port=port, backend=backend, folder=options.folder))
+        text = HAPROXY.format(port=port, backend=backend, folder=options.folder)
+        config.write_text(text.replace("; ", "\n"))
         yield backend, [*me, str(backend), app, ""]
         yield port, ["haproxy", "-db", "-q", "-f", str(config)]
-    else:
+    elif name != ALONE:
         yield port, [*me, str(port), app, str(cert) if tls else ""]
 
 
-class Running:
-    """A server that accepts connections: one process, or two with HAProxy. Raises Failed where it doesn't."""
+def refuses(port: int) -> bool:
+    """Whether nobody listens there."""
+    with socket.socket() as sock:
+        return sock.connect_ex((HOST, port)) != 0
 
-    def __init__(self, options: argparse.Namespace, name: str, wire: str, app: str, core: int | None = None) -> None:
+
+class Running:
+    """A server that accepts connections: one process, two with HAProxy, none for wsproto alone."""
+
+    def __init__(self, options: Any, name: str, wire: str, app: str, core: int | None = None) -> None:
         self.port, self.tls, self.path = free_port(), wire == "wss", f"/{app.split()[0]}"
         self.processes: list[subprocess.Popen[bytes]] = []
-        pipe = subprocess.PIPE if name == "wsproto-alone" else subprocess.DEVNULL
         held = [] if core is None else ["taskset", "-c", str(core)]
         environ = os.environ | {"PYTHONPATH": os.path.dirname(options.modules.get(name, ""))}
-        start: Any = partial(subprocess.Popen, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environ)
+        none = subprocess.DEVNULL
+        start: Any = partial(subprocess.Popen, stdin=none, stdout=none, stderr=none, env=environ)
         try:
             for port, command in commands(options, name, self.port, app, self.tls):
                 self.processes.append(start(held + command, start_new_session=True))
                 until = clock() + 15
-                while pipe != subprocess.PIPE and self._refuses(port):
+                while refuses(port):
                     if self.why_dead() or clock() > until:
                         raise Failed(self.why_dead() or "it accepts no connections")
                     time.sleep(0.02)
@@ -373,22 +347,20 @@ class Running:
             self.close()
             raise
 
-    def _refuses(self, port: int) -> bool:
-        with socket.socket() as sock:
-            return sock.connect_ex((HOST, port)) != 0
-
     def why_dead(self) -> str:
         """What ended it, or '' while all of its processes live."""
         return ", ".join(f"it ended with {p.returncode}" for p in self.processes if p.poll() is not None)
 
     def pids(self) -> list[int]:
         """Its processes, and theirs."""
-        own = [str(process.pid) for process in self.processes]
-        return [int(p) for pid in own for p in (pid, *Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+        own = [process.pid for process in self.processes]
+        texts = [Path(f"/proc/{pid}/task/{pid}/children").read_text() for pid in own]
+        return own + [int(pid) for text in texts for pid in text.split()]
 
     def cpu(self) -> float:
         """The seconds of user and system that it has computed, by the processes' own clocks."""
-        return sum(time.clock_gettime((~pid << 3) | 2) for pid in self.pids())  # clock_getcpuclockid(3)
+        clocks = [(~pid << 3) | 2 for pid in self.pids()]  # as clock_getcpuclockid(3) makes them
+        return sum(map(time.clock_gettime, clocks)) if clocks else time.process_time()
 
     def resident(self) -> int:
         """Bytes of physical memory, once it has come to rest."""
@@ -401,7 +373,7 @@ class Running:
         for process in self.processes:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.communicate(timeout=10)
+            process.wait(10)
 
 
 # ---- The load's connections: raw sockets. An alarm bounds them; a timeout would cost a poll() each time.
@@ -581,14 +553,16 @@ def connect(target: Running, first: bool) -> Steps:
         time.sleep(0.001 * first)  # the server's own tidying up isn't part of the next one's time
 
 
-def wsproto_loop(target: Running) -> Steps:
-    """Not a load: the loop is told to go on for a while."""
-    asked, told = target.processes[0].stdin, target.processes[0].stdout
+def wsproto_alone(target: Running) -> Steps:
+    """Not a load: a loop in this process."""
+    connection, batch = Connection(ConnectionType.SERVER), SMALL * WINDOW
     yield 0
     while True:
-        asked.write(b"0.02\n")
-        asked.flush()
-        yield int(told.readline() or fail("the loop ended"))
+        connection.receive_data(batch)
+        answers = [connection.send(TextMessage(data=event.data)) for event in connection.events()]
+        if b"".join(answers) != SMALL_ECHO * WINDOW:
+            raise Failed("wsproto didn't echo")
+        yield WINDOW
 
 
 def chat(target: Running, users: int) -> Steps:
@@ -617,8 +591,8 @@ def chat(target: Running, users: int) -> Steps:
             time.sleep(0.002)
 
 
-def hold(target: Running, sizes: tuple[int, ...]) -> Steps:
-    """What a connection adds to the resident set, in crowds of these sizes; then an echo on each of the last."""
+def hold(target: Running, *sizes: int) -> Steps:
+    """What a connection adds to the resident set, in crowds of these sizes; then an echo on each."""
     with Crowd(target) as crowd:
         crowd.grow(20)  # what is needed once, whatever the number of connections
         crowd.echo_each()
@@ -627,9 +601,10 @@ def hold(target: Running, sizes: tuple[int, ...]) -> Steps:
         for size in sizes:
             crowd.grow(size + 20 - len(crowd.clients))
             each.append((target.resident() - empty) / size)
-        figures = spread(crowd.echo_each()) | {"growth": each[-1] / each[0]} if sizes[1:] else {}
-        crowd.echo_each()
-        yield figures | {"idle": each[-1], "used": (target.resident() - empty) / sizes[-1]}
+        times = spread(crowd.echo_each())
+        if sizes[1:]:
+            yield times | {"idle": each[-1], "growth": each[-1] / each[0]}
+        yield {"idle": each[-1], "used": (target.resident() - empty) / sizes[-1]}
 
 
 @dataclass(frozen=True)
@@ -654,8 +629,10 @@ LOADS = {
     "connect": Load("connect to close", partial(connect, first=False)),
     "first": Load("first answer", partial(connect, first=True), "time"),
     "chat": Load("chat to 1,000 users", partial(chat, users=1000), "time", "chat", kept=True),
-    "memory": Load("memory of an idle connection", partial(hold, sizes=(IDLE,)), "once"),
-    "idle": Load("with 5,000 connections", partial(hold, sizes=(IDLE, CROWD)), "once", servers=(OURS, OTHER)),
+    "memory": Load("memory of an idle connection", lambda target: hold(target, IDLE), "once"),
+    "idle": Load(
+        "an echo on each of 5,000", lambda target: hold(target, IDLE, CROWD), "once", servers=(OURS, OTHER)
+    ),
 }
 SIZES = {f"{size:,}": size for size in (10, 100, 1000, CROWD)}
 GROWTH = {  # row -> number of connections -> load; the first one is what the others are compared with
@@ -663,7 +640,8 @@ GROWTH = {  # row -> number of connections -> load; the first one is what the ot
         title: Load(title, partial(echo, count=n), kept=True, warm=2 * n) for title, n in SIZES.items()
     },
     "a broadcast, for each receiver": {
-        title: Load(title, partial(chat, users=n), "time", "room", kept=True, each=n) for title, n in SIZES.items()
+        title: Load(title, partial(chat, users=n), "time", "room", kept=True, each=n)
+        for title, n in SIZES.items()
     },
 }
 
@@ -680,16 +658,16 @@ class Contestant:
 
     def __init__(self, load: Load, name: str, start: Callable[[], Running]) -> None:
         self.load, self.start, self.steps, self.target = load, start, None, None
-        self.make: Callable[..., Steps] = wsproto_loop if name == "wsproto-alone" else load.steps
+        self.once, self.rated = load.measures == "once", load.measures == "rate"
+        self.make: Callable[..., Steps] = wsproto_alone if name == ALONE else load.steps
 
     def turn(self, seconds: float) -> Figures:
         """One slice. Raises Failed with the reason where the server doesn't do it."""
-        once = self.load.measures == "once"
-        signal.alarm(300 if once or self.load.kept else 30)
+        signal.alarm(300 if self.once or self.load.kept else 30)
         try:
             if self.target is None:
                 self.target = self.start()
-                once or self.measure(0.1)  # imports, caches, threads
+                self.once or self.measure(0.1)  # imports, caches, threads
             return self.measure(seconds)
         except (Failed, OSError) as error:
             time.sleep(0.05)  # a process that is dying needs a moment to be dead
@@ -698,20 +676,19 @@ class Contestant:
             raise Failed(reason) from None
         finally:
             signal.alarm(0)
-            if once:
+            if self.once:
                 self.close()  # what it has freed would be taken again
 
     def measure(self, seconds: float) -> Figures:
         """What comes out of so many seconds, and the processor time of server and load for one message."""
-        load, target = self.load, self.target
+        load, target, warm, found = self.load, self.target, 0, []
         if self.steps is None:
             self.steps = self.make(target)
             next(self.steps)
-        if load.measures == "once":
+        if self.once:
             return next(self.steps)
-        warm, found = 0, []
         while warm < load.warm:
-            warm += next(self.steps) if load.measures == "rate" else load.warm
+            warm += next(self.steps) if self.rated else load.warm
         gc.disable()
         served, own, begin = target.cpu(), time.process_time(), clock()
         while not found or clock() < begin + seconds:
@@ -720,9 +697,9 @@ class Contestant:
         gc.enable()
         if not load.kept:
             self.steps = self.steps.close()
-        count = sum(found) if load.measures == "rate" else len(found)
-        figures = {"cpu": served / count / load.each, "load": own / count / load.each, "share": own / took}
-        return figures | ({"rate": count / took} if load.measures == "rate" else spread(found))
+        count = (sum(found) if self.rated else len(found)) * load.each
+        figures = {"cpu": served / count, "load": own / count, "share": own / took}
+        return figures | ({"rate": count / took} if self.rated else spread(found))
 
     def close(self) -> None:
         """End connections and server."""
@@ -733,11 +710,9 @@ class Contestant:
 class Results(dict[Place, dict[str, list[tuple[Figures, Figures]]]]):
     """All that was measured: place -> peer -> for each pair wsdual's figures and the peer's."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.failures: dict[str, str] = {}
+    failures: dict[str, str] = {}
 
-    def compare(self, place: Place, ours: Contestant, peers: dict[str, Contestant], rounds: int, long: float) -> None:
+    def compare(self, place: Place, ours: Contestant, peers: Any, rounds: int, seconds: float) -> None:
         """A B, B A, A B, ...: so that neither is always the first."""
         print(*place, file=sys.stderr, flush=True)
         for name, peer in peers.items():
@@ -745,7 +720,7 @@ class Results(dict[Place, dict[str, list[tuple[Figures, Figures]]]]):
             while len(done) < rounds and failures < TRIES:
                 try:
                     order = (ours, peer) if len(done) % 2 == 0 else (peer, ours)
-                    found = {one: one.turn(long) for one in order}
+                    found = {one: one.turn(seconds) for one in order}
                     done.append((found[ours], found[peer]))
                 except Failed as error:
                     failures += 1
@@ -756,42 +731,39 @@ class Results(dict[Place, dict[str, list[tuple[Figures, Figures]]]]):
                 peer.close()
         ours.close()
 
-    def median(self, place: Place, key: str, peer: str = OURS) -> float | None:
-        """A server's own figure; wsdual's is over all its slices."""
-        found = [pair[peer != OURS] for name, pairs in self.get(place, {}).items() for pair in pairs if peer in (OURS, name)]
-        return statistics.median(one[key] for one in found) if found and key in found[0] else None
-
-    def ratios(self, place: Place, key: str, peer: str) -> list[float]:
-        """How many times as good wsdual is, pair by pair: the end of the lowest quarter, the median, the highest's."""
-        pairs = [pair for pair in self.get(place, {}).get(peer, []) if key in pair[0]]
-        found = [a[key] / b[key] if key == "rate" else b[key] / a[key] for a, b in pairs]
-        return statistics.quantiles(found, n=4, method="inclusive") if len(found) > 1 else found * 3
-
-    def cell(self, place: Place, key: str, peer: str) -> str:
-        """A peer's figure and the ratio; the middle half of the ratios where it is wide."""
-        if not (ratios := self.ratios(place, key, peer)):
-            return "failed" if f"{' '.join(place)}, {peer}" in self.failures else ""
-        low, ratio, high = ratios
-        noise = f" ({low:.2f}-{high:.2f})" if high - low > 0.2 * ratio else ""
-        return f"{figure(self.median(place, key, peer) or 0, key)} {ratio:.{2 if ratio < 10 else 0}f}x{noise}"
+    def look(self, place: Place, key: str, peer: str = OURS) -> tuple[float, float, float, float] | None:
+        """A server's figure (wsdual's is over all its slices); how many times as good wsdual is, pair by pair:
+        the end of the lowest quarter, the median, the beginning of the highest."""
+        pairs = self.get(place, {}).get(peer, [])
+        if peer == OURS:
+            pairs = [(ours, ours) for found in self.get(place, {}).values() for ours, _ in found]
+        both = [(ours[key], theirs[key]) for ours, theirs in pairs if key in ours]
+        ratios = [a / b if key == "rate" else b / a for a, b in both]
+        if not both:
+            return None
+        middle = statistics.quantiles(ratios, n=4, method="inclusive") if ratios[1:] else ratios * 3
+        return statistics.median(theirs for _, theirs in both), middle[0], middle[1], middle[2]
 
 
 def run(results: Results, options: argparse.Namespace, mode: str) -> None:
     """All rows of one mode, on ws and on wss."""
-    core, fair = CORES[0], mode == "fair"
-    os.sched_setaffinity(0, CORES[1:2] if fair else CORES)
+    core = CORES[0] if mode == "fair" else None
+    os.sched_setaffinity(0, CORES if core is None else CORES[1:2])
     for wire in WIRES:
 
         def contestant(name: str, load: Load, wire: str = wire) -> Contestant:
-            return Contestant(load, name, partial(Running, options, name, wire, load.app, core if fair else None))
+            return Contestant(load, name, partial(Running, options, name, wire, load.app, core))
 
         for row, load in LOADS.items():
             once = load.measures == "once"
             if row in options.rows and (not once or mode == options.modes[-1]):
-                names = [name for name in options.servers if name in load.servers and row in (SERVERS[name][3] or LOADS)]
-                ours = contestant(OURS, load)
-                peers = {name: contestant(name, load) for name in names if name != OURS} or {OURS: ours}
-                results.compare((mode, wire, row), ours, peers, 1 if once else options.pairs, options.slice)
+                peers = {
+                    name: contestant(name, load)
+                    for name in options.servers
+                    if name != OURS and name in load.servers and row in (SERVERS[name][3] or LOADS)
+                }
+                ours, rounds = contestant(OURS, load), 1 if once else options.pairs
+                results.compare((mode, wire, row), ours, peers or {OURS: ours}, rounds, options.slice)
         for row, name in itertools.product(GROWTH, (OURS, OTHER)):
             if "growth" in options.rows and mode == options.modes[0] and name in (OURS, *options.servers):
                 sizes = {title: contestant(name, load) for title, load in GROWTH[row].items()}
@@ -802,10 +774,7 @@ def run(results: Results, options: argparse.Namespace, mode: str) -> None:
 # ---- The report
 
 UNITS = {"rate": [(1, "/s")], "idle": [(1024, " KB")], "used": [(1024, " KB")], "growth": [(1, "x")]}
-TABLES = {  # what a heading says after the mode, and the figures below it
-    "": {"rate": "", "p50": ", p50", "p99": ", p99", "idle": "", "used": ", after one echo", "growth": ", to that of 500"},
-    ", the server's processor time for one message": {"cpu": ""},
-}
+SUFFIXES = {"p50": ", p50", "p99": ", p99", "used": ", after one echo", "growth": ", memory to 500"}
 
 
 def figure(value: float, key: str) -> str:
@@ -815,228 +784,197 @@ def figure(value: float, key: str) -> str:
     return f"{value / scale:,.{2 if unit == 'x' else 1 if value < 100 * scale else 0}f}{unit}"
 
 
-def table(results: Results, places: list[Place], keys: dict[str, str]) -> list[list[str]]:
+def cell(results: Results, place: Place, key: str, peer: str) -> str:
+    """A server's figure; of a peer the ratio too, and the middle half of the ratios where it is wide."""
+    if (found := results.look(place, key, peer)) is None:
+        return "failed" if f"{' '.join(place)}, {peer}" in results.failures else ""
+    value, low, ratio, high = found
+    noise = f" ({low:.2f}-{high:.2f})" if high - low > 0.2 * ratio else ""
+    return figure(value, key) + (f" {ratio:.{2 if ratio < 10 else 0}f}x{noise}" if peer != OURS else "")
+
+
+def table(results: Results, places: list[Place], *keys: str) -> list[list[str]]:
     """Rows and their servers, or the growth and its sizes, under a heading."""
-    places = [place for place in places if any(results.median(place, key) for key in keys)]
-    peers = [name for name in (*SERVERS, *SIZES) if name != OURS and any(name in results[place] for place in places)]
-    lines = [["", OURS, *(SERVERS.get(name, (name,))[0] for name in peers), "load"]]
-    for place, key in itertools.product(places, keys):
-        if ours := results.median(place, key):
-            own, share = (results.median(place, name) or 0.0 for name in ("load", "share"))
-            title = LOADS[place[2]].title if place[2] in LOADS else place[2]
-            cells = [results.cell(place, key, name) for name in peers]
-            load = f"{share:.0%} {figure(own, 'cpu')}" if own else ""
-            lines.append([f"{title}{keys[key]}, {place[1]}", figure(ours, key), *cells, load])
+    shown = [(place, key) for place in places for key in keys if results.look(place, key)]
+    took_part = {name for place, _ in shown for name in results[place]}
+    columns = [OURS, *(name for name in (*SERVERS, *SIZES) if name in took_part - {OURS})]
+    lines = [["", *(SERVERS.get(name, (name,))[0] for name in columns), "load"]]
+    for place, key in shown:
+        title = LOADS[place[2]].title if place[2] in LOADS else place[2]
+        load, share = results.look(place, "load"), results.look(place, "share")
+        lines.append([f"{title}{SUFFIXES.get(key, '')}, {place[1]}"])
+        lines[-1] += [cell(results, place, key, name) for name in columns]
+        lines[-1].append(f"{share[0]:.0%} {figure(load[0], 'load')}" if load and share else "")
     return lines
 
 
 def draw(lines: list[list[str]], markdown: bool) -> str:
     """The table with its columns in line; the first one to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    rule = [("-" * width)[markdown * (number > 0) :] + ":" * (markdown and number > 0) for number, width in enumerate(widths)]
-    text = [[w[0].ljust(widths[0]), *map(str.rjust, w[1:], widths[1:])] for w in (lines[0], rule, *lines[1:])]
-    return "\n".join("| " + " | ".join(line) + " |" if markdown else "  ".join(line).rstrip() for line in text)
+    first, *widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rule = ["-" * first, *("-" * (width - markdown) + ":" * markdown for width in widths)]
+    text = [[w[0].ljust(first), *map(str.rjust, w[1:], widths)] for w in (lines[0], rule, *lines[1:])]
+    return "\n".join(f"| {' | '.join(w)} |" if markdown else "  ".join(w).rstrip() for w in text)
 
 
 def report(results: Results, options: argparse.Namespace, others: float) -> str:
     """Everything that was measured, to read."""
     parts, sections = ["\n".join("- " + note for note in notes(results, options, others))], {}
-    for mode, (title, keys) in itertools.product(options.modes, TABLES.items()):
+    for mode in options.modes:
         places = [(mode, wire, row) for row in LOADS for wire in WIRES]
-        sections[mode + title] = table(results, places, keys)
+        sections[mode] = table(results, places, "rate", "p50", "p99", "idle", "used", "growth")
+        sections[f"{mode}, the server's processor time for one message"] = table(results, places, "cpu")
     grown = [place for place in results if place[2] not in LOADS]
-    sections["growth: the same, to that with 10 connections"] = table(results, grown, {"cpu": ""})
+    sections["growth: the same with more connections, to that with 10"] = table(results, grown, "cpu")
     sections["goals"] = goals(results) if options.goals else []
     for title, lines in sections.items():
-        if len(lines) > 1:
+        if lines[1:]:
             parts += [f"### {title}" if options.markdown else f"{title}:", draw(lines, options.markdown)]
     return "\n\n".join(parts)
 
 
 def notes(results: Results, options: argparse.Namespace, others: float) -> list[str]:
     """The machine, the versions, how it was measured, and what is missing."""
-    slices = [(a, place) for place, found in results.items() for pairs in found.values() for a, _ in pairs if "share" in a]
-    most, place = max(slices, key=lambda pair: pair[0]["share"], default=({"share": 0, "load": 0}, ("",)))
-    cpu = next((line.split(": ")[1] for line in open("/proc/cpuinfo") if line.startswith("model name")), "?").strip()
+    shares = [(found[0], place) for place in results if (found := results.look(place, "share"))]
+    share, place = max(shares, default=(0.0, ("", "", "")))
+    cpu = Path("/proc/cpuinfo").read_text().partition("model name\t: ")[2].partition("\n")[0]
+    versions = ", ".join(sorted(options.versions))
     return [
         f"{time.strftime('%Y-%m-%d %H:%M')}, {cpu}, {len(CORES)} cores, Linux {platform.release()}",
-        f"Python {platform.python_version()}, {ssl.OPENSSL_VERSION}, {', '.join(sorted(options.versions))}",
+        f"Python {platform.python_version()}, {ssl.OPENSSL_VERSION}, {versions}",
         f"{options.pairs} pairs of {options.slice:g} s slices. A ratio says how many times as good wsdual is.",
-        f"The load's largest share of a core was {most['share']:.0%} ({' '.join(place)}; {figure(most['load'], 'cpu')} each).",
+        f"The load took at most {share:.0%} of its core ({' '.join(place)}), what for a message: see 'load'.",
         f"Other programs used {others:.0%} of the machine meanwhile.",
         *(f"Left out: {what} ({why})." for what, why in options.missing.items()),
         *(f"Failed: {what} ({why})." for what, why in results.failures.items()),
     ]
 
 
-# Row, key, peer, mode, then for ws and wss how many times as good as the peer wsdual has to be. Where the peer is wsdual
-# itself: what its figure may be at most. In the rows of growth: how many times as dear a message may become.
-GOALS: tuple[tuple[Any, ...], ...] = (
-    ("echo50", "rate", "websockets-threading", "fair", 2.0, 1.8),
-    ("echo50", "rate", "websockets-asyncio", "fair", 1.1, 1.3),
-    ("echo50", "rate", "aiohttp", "fair", 0.75, 0.75),
-    ("echo50", "rate", "websockets-threading", "default", 3.0, 3.0),
-    ("echo50", "rate", "websockets-asyncio", "default", 1.0, 1.2),
-    ("pipeline", "rate", "websockets-threading", "fair", 2.5, 2.5),
-    ("pipeline", "rate", "websockets-asyncio", "fair", 2.5, 2.5),
-    ("pipeline", "rate", "aiohttp", "fair", 1.3, 1.3),
-    ("pipeline", "rate", "picows", "fair", 0.9, 0.9),
-    ("pipeline", "rate", "wsproto-alone", "fair", 2.0, 2.0),
-    ("round-trip", "p50", "websockets-threading", "fair", 1.0, 1.0),
-    ("round-trip", "p50", "websockets-asyncio", "fair", 1.0, 1.0),
-    ("round-trip", "p50", "bare-threads", "fair", 0.62, 0.62),
-    ("connect", "rate", "websockets-threading", "fair", 1.3, 1.15),
-    ("connect", "rate", "websockets-asyncio", "fair", 1.1, 1.05),
-    ("chat", "p50", "websockets-asyncio", "fair", 1.0, 1.0),
-    *((row, key, OTHER, "fair", 0.9, 0.9) for row in LOADS for key in ("rate", "p50")),  # a tenth may be noise
-    ("memory", "idle", OURS, "default", 30.5 * 1024, 63.5 * 1024),
-    ("idle", "growth", OURS, "default", 1.1, 1.1),
-    *((f"wsdual: {row}", "cpu", "5,000", "fair", most, most) for row, most in zip(GROWTH, (2.0, 1.5), strict=True)),
-)
+# (mode, row, figure): peer -> how many times as good as that peer wsdual has to be, on ws and on wss
+EVEN, BEFORE = (1.0, 1.0), {OTHER: (0.9, 0.9)}  # no worse than before: a tenth may be noise
+GOALS: dict[Place, dict[str, tuple[float, float]]] = {
+    ("fair", "round-trip", "p50"): {THREADS: EVEN, ASYNCIO: EVEN, BARE: (0.62, 0.62), **BEFORE},
+    ("fair", "echo50", "rate"): {THREADS: (2.0, 1.8), ASYNCIO: (1.1, 1.3), "aiohttp": (0.75, 0.75),
+                                 **BEFORE},
+    ("default", "echo50", "rate"): {THREADS: (3.0, 3.0), ASYNCIO: (1.0, 1.2), **BEFORE},
+    ("fair", "pipeline", "rate"): {THREADS: (2.5, 2.5), ASYNCIO: (2.5, 2.5), "aiohttp": (1.3, 1.3),
+                                   "picows": (0.9, 0.9), ALONE: (2.0, 2.0), **BEFORE},
+    ("fair", "large", "rate"): BEFORE,
+    ("fair", "connect", "rate"): {THREADS: (1.3, 1.15), ASYNCIO: (1.1, 1.05), **BEFORE},
+    ("fair", "first", "p50"): BEFORE,
+    ("fair", "chat", "p50"): {ASYNCIO: EVEN, **BEFORE},
+    # what wsdual's own figure may be at most; how much dearer a message may be than with 10 connections
+    ("default", "memory", "idle"): {OURS: (30.5 * 1024, 63.5 * 1024)},
+    ("default", "idle", "growth"): {OURS: (1.1, 1.1)},
+    ("fair", "wsdual: a message, one in flight on each", "cpu"): {"5,000": (2.0, 2.0)},
+    ("fair", "wsdual: a broadcast, for each receiver", "cpu"): {"5,000": (1.5, 1.5)},
+}  # fmt: skip
 
 
 def goals(results: Results) -> list[list[str]]:
     """Each goal that was measured, and whether it is met. Ratios count as shown, to two places."""
     lines = [["goal", "wanted", "measured", "middle half", ""]]
-    for (row, key, peer, mode, *wants), side in itertools.product(GOALS, (0, 1)):
-        place, wanted = (mode, WIRES[side], row), wants[side]
-        own, ratios = results.median(place, key), [round(ratio, 2) for ratio in results.ratios(place, key, peer)]
-        if peer == OURS and own:
-            words, met = [figure(wanted, key), figure(own, key), ""], own <= wanted
-        elif peer != OURS and ratios:
-            words = [f"{wanted:.2f}x", f"{ratios[1]:.2f}x", f"{ratios[0]:.2f}x to {ratios[2]:.2f}x"]
-            met = ratios[1] >= wanted if row in LOADS else ratios[1] <= wanted
-        else:
-            continue
-        title = LOADS[row].title if row in LOADS else row
-        lines.append([f"{title}, {peer}, {mode} {WIRES[side]}", *words, "met" if met else "NOT met"])
+    for ((mode, row, key), peers), (side, wire) in itertools.product(GOALS.items(), enumerate(WIRES)):
+        for peer, limits in peers.items():
+            if found := results.look((mode, wire, row), key, peer):
+                value, low, ratio, high = found
+                words = [f"{limits[side]:.2f}x", f"{ratio:.2f}x", f"{low:.2f}x to {high:.2f}x"]
+                met = round(ratio, 2) >= limits[side] if row in LOADS else round(ratio, 2) <= limits[side]
+                if peer == OURS:
+                    words, met = [figure(limits[side], key), figure(value, key), ""], value <= limits[side]
+                title = LOADS[row].title if row in LOADS else row
+                lines.append([f"{title}, {peer}, {mode} {wire}", *words, "met" if met else "NOT met"])
     return lines
 
 
 STYLE = """text { font: 11px system-ui, sans-serif; fill: #24292f } .title { font-weight: 600; font-size: 13px }
 .better { fill: #1a936f } .worse { fill: #d9730d } line { stroke: #8b949e; stroke-dasharray: 2 2 }
-@media (prefers-color-scheme: dark) { text { fill: #e6edf3 } .better { fill: #3fb68b } .worse { fill: #f0883e } }"""
+@media (prefers-color-scheme: dark) {
+text { fill: #e6edf3 } .better { fill: #3fb68b } .worse { fill: #f0883e } }"""
+TEXT_AT = '<text x="{}" y="{}" class="{}">{}</text>'
+BAR_AT = '<rect x="{}" y="{}" width="{}" height="11" class="{}"/>'
 
 
 def draw_svg(results: Results, mode: str) -> str:
     """A bar for each row and peer: the ratio; ws on the left, wss on the right; for light and dark pages."""
     title = f"How many times as good is wsdual? ({mode}; beyond the dashed line: better)"
-    body, bottom = [f'<text x="10" y="18" class="title">{title}</text>'], 0
+    body, bottom = [TEXT_AT.format(10, 18, "title", title)], 0
     for left, wire in ((10, "ws"), (480, "wss")):
-        y = 10
+        y = 12
         for row, key in itertools.product(LOADS, ("rate", "p50", "idle")):
-            bars = [(name, results.ratios((mode, wire, row), key, name)) for name in SERVERS if name != OURS]
-            for number, (name, ratios) in enumerate((name, ratios) for name, ratios in bars if ratios):
-                if number == 0:
-                    y += 32
-                    body.append(f'<text x="{left}" y="{y}" class="title">{LOADS[row].title}, {wire}</text>')
-                y, ratio = y + 15, ratios[1]
-                kind, width = "better" if ratio >= 1 else "worse", 80 * min(ratio, 3)
-                body.append(f'<text x="{left}" y="{y}">{SERVERS[name][0]}</text>')
-                body.append(f'<rect class="{kind}" x="{left + 140}" y="{y - 9}" width="{width:.0f}" height="11"/>')
-                body.append(f'<text x="{left + 145 + max(width, 80):.0f}" y="{y}">{ratio:.2f}x{" …" * (ratio > 3)}</text>')
+            bars = [(name, results.look((mode, wire, row), key, name)) for name in SERVERS if name != OURS]
+            if any(found for _, found in bars):
+                y += 30
+                body.append(TEXT_AT.format(left, y, "title", f"{LOADS[row].title}, {wire}"))
+            for name, ratio in ((name, found[2]) for name, found in bars if found):
+                y, width, kind = y + 15, round(80 * min(ratio, 3)), "better" if ratio >= 1 else "worse"
+                words = f"{ratio:.2f}x" + " …" * (ratio > 3)
+                body += [
+                    TEXT_AT.format(left, y, "name", SERVERS[name][0]),
+                    BAR_AT.format(left + 140, y - 9, width, kind),
+                    TEXT_AT.format(left + 145 + max(width, 80), y, "value", words),
+                ]
         body.append(f'<line x1="{left + 220}" x2="{left + 220}" y1="30" y2="{y + 5}"/>')
         bottom = max(bottom, y + 12)
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 940 {bottom}" role="img"><title>{title}</title>'
-    return "\n".join([head, f"<style>{STYLE}</style>", *body, "</svg>", ""])
-
-
-# ---- Trial and peek
-
-
-def log_in(target: Running, source: str, number: int) -> tuple[int, float]:
-    """Log in as the trial method makes it: every second one is a wss client, which connects again at once when it was
-    closed; others wait, and longer each time. How many connections it took, and the seconds."""
-    begin, pause, target = clock(), 0.05, copy.copy(target)
-    target.tls = number % 2 == 0
-    for attempt in range(1, 60):
-        with contextlib.suppress(OSError, Failed):
-            client = Client(target, source, 10)
-            with client.sock:
-                client.log_in(number)
-                return attempt, clock() - begin
-        if not (target.tls and attempt == 1):
-            time.sleep(pause)
-            pause = min(pause * 1.5, 1.0)
-    return attempt, math.inf
-
-
-def methods(options: argparse.Namespace) -> str:
-    """One wss client alone, and then a class behind one address, with either method; three of each."""
-    lines = [["", "TCP connections for one wss login", "its time to the first message",
-              f"{CLASS} clients behind one address are in after", "TCP connections that they made", "never got in"]]  # fmt: skip
-    for detect in ("trial", "peek"):
-        singles, classes = [], []
-        with contextlib.closing(Running(options, OURS, "wss", f"chat --detect {detect}")) as target:
-            for turn in range(3):
-                print(f"{detect}: class {turn + 1} of 3", file=sys.stderr)
-                singles.append(log_in(target, f"127.0.1.{turn + 1}", 100 + 2 * turn))
-                seats = random.Random(turn).sample(range(CLASS), CLASS)
-                with ThreadPoolExecutor(CLASS) as pool:
-                    classes.append(list(pool.map(partial(log_in, target, f"127.0.2.{turn + 1}"), seats)))
-        attempts, times = (statistics.median(values) for values in zip(*singles, strict=True))
-        longest = statistics.median(max(seconds for _, seconds in one) for one in classes)
-        made = statistics.median(sum(count for count, _ in one) for one in classes)
-        outside = sum(seconds == math.inf for one in (singles, *classes) for _, seconds in one)
-        lines.append([detect, f"{attempts:g}", figure(times, "p50"), figure(longest, "p50"), f"{made:g}", f"{outside}"])
-    return draw([list(line) for line in zip(*lines, strict=True)], options.markdown)
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 940 {bottom}" role="img">'
+    return "\n".join([head, f"<title>{title}</title><style>{STYLE}</style>", *body, "</svg>", ""])
 
 
 # ---- The command line
 
 
-def names(allowed: list[str]) -> Callable[[str], list[str]]:
-    """An argparse type: some of these names, with commas."""
-
-    def parse(text: str) -> list[str]:
-        if unknown := set(text.split(",")) - set(allowed):
-            raise argparse.ArgumentTypeError(f"no {unknown.pop()!r}; there are {', '.join(allowed)}")
-        return [name for name in allowed if name in text.split(",")]
-
-    return parse
+def some_of(allowed: list[str], text: str) -> list[str]:
+    """An argument: some of these names, with commas."""
+    if unknown := set(text.split(",")) - set(allowed):
+        raise argparse.ArgumentTypeError(f"no {unknown.pop()!r}; there are {', '.join(allowed)}")
+    return [name for name in allowed if name in text.split(",")]
 
 
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     """The command line of the benchmark itself."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add, rows, servers = parser.add_argument, [*LOADS, "growth"], list(SERVERS)
-    add("command", nargs="?", choices=("table", "methods"), default="table")
-    add("--rows", type=names(rows), metavar="NAME,…", help=", ".join(rows))
-    add("--servers", type=names(servers), metavar="NAME,…", help=", ".join(servers))
-    add("--modes", type=names(list(MODES)), default=list(MODES), metavar="NAME,…", help=", ".join(MODES))
-    add("--pairs", type=int, default=7, choices=range(1, 1000), metavar="N", help="pairs of slices for each ratio (7)")
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="bench.py", description=__doc__, formatter_class=raw)
+    lists = {"rows": [*LOADS, "growth"], "servers": [*SERVERS], "modes": [*MODES]}
+    add = parser.add_argument
+    for flag, allowed in lists.items():
+        add(f"--{flag}", type=partial(some_of, allowed), metavar="NAME,…", help=", ".join(allowed))
+    add("--pairs", type=int, choices=range(1, 1000), default=7, metavar="N", help="pairs for each ratio (7)")
     add("--slice", type=float, default=0.25, metavar="SECONDS", help="length of a slice (0.25)")
-    add("--quick", action="store_true", help="3 pairs of 0.15 s, 'fair' alone, without chat, idle and growth")
-    add("--against", metavar="FILE", help="a second wsdual.py as a peer; alone where --servers names no others")
+    add("--quick", action="store_true", help="3 pairs of 0.15 s, 'fair' alone, no chat, idle and growth")
+    add("--against", metavar="FILE", help="another wsdual.py as a peer; the only one, but for --servers")
     add("--goals", action="store_true", help="say which goals are met")
     add("--markdown", action="store_true", help="tables to paste into a README")
     add("--svg", type=Path, metavar="FILE", help="draw the ratios of the first mode")
     options = parser.parse_args(arguments)
     if options.quick:
         options.pairs, options.slice, options.modes = 3, 0.15, ["fair"]
-    options.rows = options.rows or [row for row in rows if not options.quick or row not in ("chat", "idle", "growth")]
+    slow = ("chat", "idle", "growth") if options.quick else ()
+    options.rows = options.rows or [row for row in lists["rows"] if row not in slow]
+    options.modes = options.modes or [*MODES]
     options.modules = {OURS: str(Path(__file__).resolve().parents[2] / "wsdual.py")}
     if options.against:
         options.modules[OTHER] = os.path.abspath(options.against)
         options.servers = [OTHER, *(options.servers or [])]
+    options.servers = options.servers or [name for name in SERVERS if name != OTHER]
     options.versions, options.missing = set(), {}
     return options
 
 
-def look_around(options: argparse.Namespace) -> None:
-    """Leave out what isn't there, make a certificate for all, allow thousands of sockets."""
-    for name in options.servers or [name for name in SERVERS if name != OTHER]:
-        title, package = SERVERS[name][:2]
+def prepare(options: argparse.Namespace) -> None:
+    """Leave out what isn't installed, make a certificate for all, allow thousands of sockets."""
+    for name in options.servers:
+        title, package, *_ = SERVERS[name]
         try:
             options.versions.add(f"{package} {importlib.metadata.version(package)}")
             if name == "haproxy":
-                options.versions.add("HAProxy " + subprocess.check_output(["haproxy", "-v"], text=True).split()[2])
+                said = subprocess.check_output(["haproxy", "-v"], text=True, timeout=10)
+                options.versions.add(f"HAProxy {said.split()[2]}")
         except (importlib.metadata.PackageNotFoundError, OSError):
-            options.missing[name] = f"{title} isn't installed"
-    options.servers = [name for name in SERVERS if name in (options.servers or SERVERS) and name not in options.missing]
-    pem, command = options.folder / "server.pem", ["openssl", "req", "-x509", "-newkey", "ec", "-nodes", "-days", "2"]
-    command += ["-pkeyopt", "ec_paramgen_curve:prime256v1", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
-    subprocess.run([*command, "-keyout", pem, "-out", pem], check=True, capture_output=True, timeout=60)
+            options.missing[title] = "not installed"
+    options.servers = [name for name in options.servers if SERVERS[name][0] not in options.missing]
+    pem = options.folder / "server.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
+    command += f" -subj /CN=localhost -addext subjectAltName=DNS:localhost -keyout {pem} -out {pem}"
+    subprocess.run(command.split(), check=True, capture_output=True, timeout=60)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 20_000) if hard > 0 else 20_000, hard))
 
@@ -1054,10 +992,7 @@ def main(arguments: list[str] | None = None) -> None:
     signal.signal(signal.SIGALRM, partial(fail, "hung"))
     with tempfile.TemporaryDirectory(prefix="wsdual-bench-") as folder:
         options.folder = Path(folder)
-        look_around(options)
-        if options.command == "methods":
-            print(methods(options))
-            return
+        prepare(options)
         before, begin = busy(), clock()
         try:
             for mode in options.modes:
