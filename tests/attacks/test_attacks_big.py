@@ -13,29 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator
 
 import pytest
-from support import (
-    BINARY,
-    CONTINUATION,
-    PING,
-    PONG,
-    TEXT,
-    Deflating,
-    HandTLS,
-    Program,
-    WebSocket,
-    all_at_once,
-    connect,
-    deflate,
-    frame,
-    narrow,
-    others_are_served,
-    parse_response,
-    read_to_end,
-    running,
-    unharmed,
-    upgrade_request,
-    upgraded,
-)
+from support import *
 
 LIMIT = 50_000  # --max-message of the small server
 MIB = 2**20

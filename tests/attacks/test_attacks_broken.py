@@ -10,28 +10,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 import pytest
-from support import (
-    BINARY,
-    CLOSE,
-    CONTINUATION,
-    PING,
-    PONG,
-    TEXT,
-    Native,
-    Program,
-    Watcher,
-    WebSocket,
-    all_at_once,
-    connect,
-    frame,
-    get,
-    http,
-    others_are_served,
-    parse_response,
-    read_to_end,
-    unharmed,
-    upgrade_request,
-)
+from support import *
 
 # ---------------------------------------------------------------- garbage
 

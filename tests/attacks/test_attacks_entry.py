@@ -11,23 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import (
-    Native,
-    Program,
-    Watcher,
-    WebSocket,
-    connect,
-    get,
-    http,
-    make_identity,
-    narrow,
-    others_are_served,
-    parse_response,
-    read_to_end,
-    unharmed,
-    upgrade_request,
-    wait_until,
-)
+from support import *
 
 
 def upgrade_status(program: Program, path: str = "/echo", source: str | None = None, **headers: str) -> int:

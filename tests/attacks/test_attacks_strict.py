@@ -14,29 +14,7 @@ import time
 import zlib
 
 import pytest
-from support import (
-    BINARY,
-    CLOSE,
-    CONTINUATION,
-    PATIENCE,
-    PING,
-    PONG,
-    TEXT,
-    Deflating,
-    HandTLS,
-    Native,
-    Program,
-    WebSocket,
-    all_at_once,
-    connect,
-    deflate,
-    frame,
-    others_are_served,
-    parse_response,
-    read_to_end,
-    unharmed,
-    upgrade_request,
-)
+from support import *
 
 COMPRESSED = 4
 PMD = "permessage-deflate"

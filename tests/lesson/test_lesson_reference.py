@@ -26,29 +26,7 @@ from typing import Any
 
 import pytest
 from readme import README, Block, blocks
-from support import (
-    CONTINUATION,
-    PATIENCE,
-    REPO,
-    TEXT,
-    Deflating,
-    Native,
-    Program,
-    Watcher,
-    WebSocket,
-    any_tls,
-    closed,
-    connect,
-    frame,
-    get,
-    http,
-    make_identity,
-    narrow,
-    read_to_end,
-    upgrade_request,
-    upgraded,
-    wait_until,
-)
+from support import *
 
 import cert_tool
 import wsdual
@@ -118,12 +96,6 @@ def put_in(text: str, port: int) -> str:
 # ---- programs and servers
 
 
-def free_port() -> int:
-    """A port that nobody has now."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
-
-
 def shell(text: str, folder: Path, stdin: str = "", env: dict[str, str] | None = None) -> str:
     """Run a block's commands to their end; return what they print."""
     done = subprocess.run(
@@ -149,7 +121,7 @@ def process(command: list[str], folder: Path, **env: str) -> Iterator[subprocess
 
 
 @contextlib.contextmanager
-def serving(block: str, folder: Path, **env: str) -> Iterator[tuple[str, int]]:
+def started_by(block: str, folder: Path, **env: str) -> Iterator[tuple[str, int]]:
     """A block's command that starts the server; its address, once it listens."""
     port = free_port()
     command = f"exec {put_in(block, port).strip()} --port {port}"
@@ -164,14 +136,8 @@ def serving(block: str, folder: Path, **env: str) -> Iterator[tuple[str, int]]:
 def within(**options: Any) -> Iterator[tuple[str, int]]:
     """A DualServer in this process; its address."""
     apps = options.pop("apps", {"/": wsdual.echo, "/echo": wsdual.echo})
-    with wsdual.DualServer(("127.0.0.1", 0), apps, **options) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
-        try:
-            yield server.server_address[:2]  # type: ignore[misc]
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(apps, **options) as server:
+        yield address_of(server)
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +156,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trusted(folder: Path) -> Iterator[tuple[str, int]]:
     """The server with the certificate that was made, started as the README says; its address."""
-    with serving(blocks("Make one", "sh")[1].text, folder, WSDUAL_PASSWORD=PASSWORD) as address:
+    with started_by(blocks("Make one", "sh")[1].text, folder, WSDUAL_PASSWORD=PASSWORD) as address:
         yield address
 
 
@@ -212,7 +178,7 @@ def test_set_up_commands_start_the_server(folder: Path) -> None:
     assert install == "python3 -m venv .venv && .venv/bin/pip install -r requirements.txt"
     for line in (REPO / "requirements.txt").read_text().splitlines():
         assert importlib.metadata.version(re.match(r"[\w-]+", line)[0])  # type: ignore[index]
-    with serving(start, folder) as address:
+    with started_by(start, folder) as address:
         assert get(address)[0] == 200
 
 
@@ -224,7 +190,7 @@ def test_one_command_start(number: int, tool: str, folder: Path) -> None:
         pytest.skip(f"{tool} isn't installed")
     command = blocks("Start", "sh")[number].text
     assert command.startswith(f"{tool} run ")
-    with serving(command, folder) as address, WebSocket(address, tls=True) as client:
+    with started_by(command, folder) as address, WebSocket(address, tls=True) as client:
         assert client.ask("hi") == "hi"
 
 
@@ -352,7 +318,7 @@ def test_pem_files_of_an_authority_work_as_they_are(folder: Path) -> None:
     leaf = make_identity("localhost", authority)
     (folder / "fullchain.pem").write_bytes(leaf.pem() + authority.pem())
     (folder / "privkey.pem").write_bytes(leaf.key_pem())
-    with serving(blocks("From elsewhere", "sh")[0].text, folder) as address:
+    with started_by(blocks("From elsewhere", "sh")[0].text, folder) as address:
         with WebSocket(address, tls=ssl.create_default_context(cadata=authority.pem().decode())) as client:
             assert client.ask("hi") == "hi"
 
@@ -472,7 +438,7 @@ def test_client_certificates_are_asked_for(folder: Path) -> None:
     """Who has one is served; the others, and plain ones, aren't."""
     make, start, without, fetch = (block.text for block in blocks("Client certificates", "sh"))
     shell(make, folder)
-    with serving(start, folder) as address:
+    with started_by(start, folder) as address:
         assert shell(put_in(fetch, address[1]), folder).startswith("HTTP/1.1 200")
         with pytest.raises(AssertionError, match="certificate required"):
             shell(put_in(without, address[1]), folder)
@@ -743,13 +709,9 @@ def test_steps_that_may_be_overridden_are_those_that_say_so() -> None:
         def detect(self) -> wsdual.Verdict:
             return wsdual.Verdict.HTTP
 
-    with wsdual.DualServer(("127.0.0.1", 0), {}) as server:
+    with serving({}) as server:
         server.RequestHandlerClass = AllHttp
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        assert http(server.server_address[:2], "{}\r\n\r\n")[0] == 400  # type: ignore[arg-type]
-        server.shutdown()
-        thread.join()
+        assert http(address_of(server), "{}\r\n\r\n")[0] == 400
 
 
 @posix

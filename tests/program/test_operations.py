@@ -18,27 +18,7 @@ from pathlib import Path
 from signal import SIGINT, SIGTERM
 
 import pytest
-from support import (
-    BINARY,
-    REPO,
-    TEXT,
-    HandTLS,
-    Identity,
-    Native,
-    Program,
-    WebSocket,
-    all_at_once,
-    any_tls,
-    connect,
-    frame,
-    get,
-    make_identity,
-    narrow,
-    unharmed,
-    upgrade_request,
-    upgraded,
-    wait_until,
-)
+from support import *
 
 # ---------------------------------------------------------------- a renewed certificate
 

@@ -20,68 +20,46 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import (
-    BINARY,
-    CLOSE,
-    CONTINUATION,
-    PATIENCE,
-    PING,
-    PONG,
-    TEXT,
-    HandTLS,
-    Program,
-    all_at_once,
-    connect,
-    deflate,
-    frame,
-    make_identity,
-    others_are_served,
-    read_to_end,
-    unharmed,
-    upgrade_request,
-)
+from support import *
 
 from wsdual import IpMemory, LineBuffer, Verdict, classify, server_context
 
 SEED = int(os.environ.get("FUZZ_SEED", "20240229"))
 TIMES = float(os.environ.get("FUZZ_TIMES", "1"))
 
-try:
-    import hypothesis
-    from hypothesis import strategies
-except ImportError:
-    hypothesis = None  # type: ignore[assignment]
-
-
 def fuzzed(count: int) -> Callable[[Callable[..., None]], Callable[[], None]]:
     """Run a test function on many random sources of bytes; it takes a random.Random."""
 
+    examples = max(1, int(count * TIMES))
+
     def decorate(check: Callable[[random.Random], None]) -> Callable[[], None]:
-        examples = max(1, int(count * TIMES))
-        if hypothesis is not None:
-            settings = hypothesis.settings(
-                max_examples=examples, deadline=None, database=None,
-                suppress_health_check=list(hypothesis.HealthCheck),
-            )  # fmt: skip
-
-            def run() -> None:
-                given = hypothesis.given(strategies.randoms(use_true_random=False))
-                hypothesis.seed(SEED)(settings(given(check)))()
-        else:
-
-            def run() -> None:
-                for number in range(examples):
-                    seed = SEED + number
-                    try:
-                        check(random.Random(seed))
-                    except BaseException:
-                        print(f"FUZZ_SEED={seed}")
-                        raise
+        def run() -> None:
+            try:
+                import hypothesis  # here, since it takes a second that most runs of a test don't need
+            except ImportError:
+                try_each_seed(check, examples)
+            else:
+                randoms = hypothesis.strategies.randoms(use_true_random=False)
+                settings = hypothesis.settings(
+                    max_examples=examples, deadline=None, database=None,
+                    suppress_health_check=list(hypothesis.HealthCheck),
+                )  # fmt: skip
+                hypothesis.seed(SEED)(settings(hypothesis.given(randoms)(check)))()
 
         run.__name__, run.__doc__ = check.__name__, check.__doc__
         return run
 
     return decorate
+
+
+def try_each_seed(check: Callable[[random.Random], None], examples: int) -> None:
+    """Call it with a generator for each seed; print the one that it fails with."""
+    for seed in range(SEED, SEED + examples):
+        try:
+            check(random.Random(seed))
+        except BaseException:
+            print(f"FUZZ_SEED={seed}")
+            raise
 
 
 def some_bytes(chance: random.Random, longest: int) -> bytes:

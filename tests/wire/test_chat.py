@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support import Native, Program, Watcher, WebSocket, closed, wait_until
+from support import *
 
 
 @pytest.fixture(autouse=True)

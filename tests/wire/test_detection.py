@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from support import Native, Program, Watcher, WebSocket, any_tls, closed, connect, get, wait_until
+from support import *
 
 import wsdual
 from wsdual import IpMemory, Verdict, classify

@@ -14,22 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import (
-    PATIENCE,
-    REPO,
-    Program,
-    Watcher,
-    WebSocket,
-    any_tls,
-    closed,
-    connect,
-    get,
-    http,
-    parse_response,
-    read_to_end,
-    running,
-    upgrade_request,
-)
+from support import *
 
 SECRET = b"this lies outside of the folder"
 BIG = os.urandom(1024) * 5 * 1024  # 5 MiB

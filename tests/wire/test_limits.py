@@ -13,28 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from support import (
-    BINARY,
-    CLOSE,
-    TEXT,
-    HandTLS,
-    Native,
-    Program,
-    WebSocket,
-    all_at_once,
-    closed,
-    connect,
-    frame,
-    get,
-    http,
-    others_are_served,
-    read_to_end,
-    reset,
-    unharmed,
-    upgrade_request,
-    upgraded,
-    wait_until,
-)
+from support import *
 
 # ---------------------------------------------------------------- resets
 

@@ -12,25 +12,9 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
-from support import (
-    BINARY,
-    CLOSE,
-    CONTINUATION,
-    PING,
-    PONG,
-    TEXT,
-    Program,
-    Watcher,
-    WebSocket,
-    closed,
-    deflate,
-    frame,
-    http,
-    upgrade_request,
-    wait_until,
-)
+from support import *
 
-from wsdual import DualServer, Limits, Peer, agree_on_deflate
+from wsdual import Limits, Peer, agree_on_deflate
 
 TLS = pytest.mark.parametrize("tls", [False, True], ids=["ws", "wss"])
 DEFLATE = {"Sec_WebSocket_Extensions": "permessage-deflate"}
@@ -231,7 +215,7 @@ def test_a_close_without_a_code_gets_one_without(server: Program) -> None:
         (frame(TEXT, b"\xff"), 1007),
         (frame(CLOSE, (1000).to_bytes(2, "big") + b"\xff"), 1007),
     ],
-    ids=lambda value: str(value),
+    ids=range(11),
 )
 def test_a_broken_frame_is_answered_with_its_code_after_what_was_owed(
     server: Program, bad: bytes, code: int
@@ -249,26 +233,16 @@ def test_a_broken_frame_is_answered_with_its_code_after_what_was_owed(
 
 
 @contextlib.contextmanager
-def serving(app: Callable[[Peer], object], **limits: float) -> Iterator[DualServer]:
-    """A server in a thread of this process."""
-    with DualServer(("127.0.0.1", 0), {"/": app}, limits=Limits(**limits)) as server:  # type: ignore[arg-type]
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-def address_of(server: DualServer) -> tuple[str, int]:
-    """Where it listens."""
-    return server.server_address[0], server.server_address[1]  # type: ignore[return-value]
+def client_of(app: Callable[[Peer], object], **limits: float) -> Iterator[WebSocket]:
+    """A client of a server that has this application."""
+    with serving({"/": app}, limits=Limits(**limits)) as server:  # type: ignore[arg-type]
+        with WebSocket(address_of(server), "/") as client:
+            yield client
 
 
 def test_an_application_that_returns_closes_with_1000() -> None:
     """The end of the application is the end of the connection."""
-    with serving(lambda peer: peer.send("bye")) as server, WebSocket(address_of(server), "/") as client:
+    with client_of(lambda peer: peer.send("bye")) as client:
         assert client.receive() == "bye"
         assert client.receive_close()[0] == 1000
         client.sock.sendall(frame(CLOSE, (1000).to_bytes(2, "big")))
@@ -281,7 +255,7 @@ def test_an_application_that_raises_closes_with_1011_and_logs(caplog: pytest.Log
     def broken(peer: Peer) -> None:
         raise ZeroDivisionError("on purpose")
 
-    with serving(broken) as server, WebSocket(address_of(server), "/") as client:
+    with client_of(broken) as client:
         assert client.receive_close()[0] == 1011
     assert "on purpose" in caplog.text and "Traceback" in caplog.text
 
@@ -298,7 +272,7 @@ def test_a_broken_off_loop_goes_on_in_a_second_one() -> None:
                 break
         got.extend(peer)
 
-    with serving(app) as server, WebSocket(address_of(server), "/") as client:
+    with client_of(app) as client:
         client.sock.sendall(b"".join(frame(TEXT, bytes([97 + i])) for i in range(6)) + frame(CLOSE))
         assert client.receive_frame()[2] == CLOSE
     assert got == list("abcdef")
@@ -313,7 +287,7 @@ def test_close_by_the_application_carries_its_code_and_ends_the_loop() -> None:
             got.append(message)
             peer.close(4000, "enough")
 
-    with serving(app) as server, WebSocket(address_of(server), "/") as client:
+    with client_of(app) as client:
         client.sock.sendall(frame(TEXT, b"one") + frame(TEXT, b"two"))
         assert client.receive_close() == (4000, "enough")
         client.send("three")
@@ -324,7 +298,7 @@ def test_close_by_the_application_carries_its_code_and_ends_the_loop() -> None:
 
 def test_a_client_that_never_answers_the_close_is_left_at_the_deadline() -> None:
     """The close handshake is waited for, but not for ever."""
-    with serving(lambda peer: None, closing=0.3) as server, WebSocket(address_of(server), "/") as client:
+    with client_of(lambda peer: None, closing=0.3) as client:
         assert client.receive_close()[0] == 1000
         assert closed(client.sock)
 
@@ -340,7 +314,7 @@ def test_only_codes_that_may_be_sent_are_sent() -> None:
             except ValueError:
                 refused.append(code)
 
-    with serving(app) as server, WebSocket(address_of(server), "/") as client:
+    with client_of(app) as client:
         assert client.receive_close()[0] == 1000
     assert refused == [0, 999, 1004, 1005, 1006, 1015, 2999, 5000]
 
@@ -359,7 +333,7 @@ def test_many_threads_send_to_one_peer_and_no_message_is_torn() -> None:
         for thread in threads:
             thread.join()
 
-    with serving(app) as server, WebSocket(address_of(server), "/") as client:
+    with client_of(app) as client:
         seen = dict.fromkeys("abcdefgh", 0)
         for _ in range(8 * 200):
             message = str(client.receive())
@@ -382,7 +356,7 @@ def test_send_to_one_who_is_gone_is_false_elsewhere_and_ends_its_own_thread() ->
         finally:
             ended.set()
 
-    with serving(app) as server:
+    with serving({"/": app}) as server:
         with WebSocket(address_of(server), "/") as client:
             client.receive()
         assert ended.wait(10)
