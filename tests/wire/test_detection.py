@@ -8,53 +8,36 @@ import ssl
 import sys
 from collections.abc import Callable
 
+import broken
 import pytest
 from support import *
 
 import wsdual
 from wsdual import IpMemory, Verdict, classify
 
-CLIENT_HELLO = bytes.fromhex("1603010200010001fc0303")
-
-HEADS = [
-    (b"", Verdict.UNKNOWN),
-    (b"\x16", Verdict.TLS),
-    (b"\x16\x03", Verdict.TLS),
-    (b"\x16\x03\x00", Verdict.TLS),  # SSL 3 and TLS 1.0 hellos: OpenSSL refuses them with an alert
-    (b"\x16\x03\x01", Verdict.TLS),
-    (CLIENT_HELLO, Verdict.TLS),
-    (b"\x16\x04", Verdict.UNKNOWN),
-    (b"\x16\xff\x01", Verdict.UNKNOWN),
-    (b"\x15\x03\x01", Verdict.UNKNOWN),  # a TLS alert doesn't open a connection
-    (b"\x80\x2e\x01\x03\x01", Verdict.UNKNOWN),  # an SSLv2 hello: long dead, and too like other protocols
-    (b"\xff\x16\x03", Verdict.UNKNOWN),
-    (b"G", Verdict.HTTP),
-    (b"GE", Verdict.HTTP),
-    (b"GET / HTTP/1.1\r\n", Verdict.HTTP),
-    (b"HEAD /", Verdict.HTTP),
-    (b"POST /x", Verdict.HTTP),
-    (b"PUT /x", Verdict.HTTP),
-    (b"DELETE /x", Verdict.HTTP),
-    (b"OPTIONS *", Verdict.HTTP),
-    (b"PATCH /x", Verdict.HTTP),
-    (b"TRACE /", Verdict.HTTP),
-    (b"CONNECT a:1", Verdict.HTTP),
-    (b"PRI * HTTP/2.0\r\n", Verdict.HTTP),  # HTTP/2 without TLS: it gets an answer that says no
-    (b"GETS", Verdict.UNKNOWN),
-    (b"get / HTTP/1.1", Verdict.UNKNOWN),  # methods are case-sensitive (RFC 9110 section 9.1)
-    (b"HELO mail", Verdict.UNKNOWN),
-    (b" GET /", Verdict.UNKNOWN),
-    (b"SSH-2.0-OpenSSH", Verdict.UNKNOWN),
-    (b"{", Verdict.NATIVE),
-    (b'{"type"', Verdict.NATIVE),
-    (b"{\x16\x03", Verdict.NATIVE),
-    (b"[1]", Verdict.UNKNOWN),
-    (b"\r\n", Verdict.UNKNOWN),
-    (b"\0" * 16, Verdict.UNKNOWN),
-]
+HEADS = {
+    "nothing": (b"", Verdict.UNKNOWN),
+    "one byte of TLS": (b"\x16", Verdict.TLS),
+    "two bytes of TLS": (b"\x16\x03", Verdict.TLS),
+    "SSL 3": (b"\x16\x03\x00", Verdict.TLS),  # and TLS 1.0: OpenSSL refuses them with an alert
+    "TLS": (b"\x16\x03\x01", Verdict.TLS),
+    "a ClientHello": (bytes.fromhex("1603010200010001fc0303"), Verdict.TLS),
+    **{
+        head.decode().strip(): (head, Verdict.HTTP)
+        for head in (
+            b"G", b"GE", b"GET / HTTP/1.1\r\n", b"HEAD /", b"POST /x", b"PUT /x", b"DELETE /x", b"OPTIONS *",
+            b"PATCH /x", b"TRACE /", b"CONNECT a:1",
+            b"PRI * HTTP/2.0\r\n",  # HTTP/2 without TLS: it gets an answer that says no
+        )
+    },
+    "a brace": (b"{", Verdict.NATIVE),
+    "JSON": (b'{"type"', Verdict.NATIVE),
+    "a brace, then TLS": (b"{\x16\x03", Verdict.NATIVE),
+    **{name: (head, Verdict.UNKNOWN) for name, head in broken.HEADS.items()},
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(("head", "verdict"), HEADS, ids=[repr(head) for head, _ in HEADS])
+@pytest.mark.parametrize(("head", "verdict"), HEADS.values(), ids=HEADS)
 def test_first_bytes_tell_what_a_connection_is(head: bytes, verdict: Verdict) -> None:
     """One byte is enough for a verdict, and those that follow confirm it."""
     assert classify(head) is verdict
@@ -143,7 +126,7 @@ def test_a_silent_client_is_closed_at_the_deadline_and_not_remembered(start: Cal
     assert "for 0.3 s" in wait_until(lambda: "silent" in server.log() and server.log())
 
 
-@pytest.mark.parametrize("byte", [b"\x16", b"G", b"{"])
+@pytest.mark.parametrize("byte", [b"\x16", b"G", b"{"], ids=["tls", "http", "native"])
 def test_one_byte_and_a_pause_is_no_harm(start: Callable[..., Program], byte: bytes) -> None:
     """The first byte decides; who then says no more is closed at the deadline, and nothing spins."""
     server = start("--handshake-timeout", "0.5")
