@@ -279,10 +279,11 @@ class WebSocket:
         *,
         tls: bool | ssl.SSLContext = False,
         source: str | None = None,
+        sock: socket.socket | None = None,
         early: bytes = b"",
         **headers: str | None,
     ) -> None:
-        self.sock = connect(address, tls=tls, source=source)
+        self.sock = sock or connect(address, tls=tls, source=source)
         self._buffer = b""
         try:
             self.sock.sendall(upgrade_request(address, path, **headers) + early)
@@ -299,6 +300,10 @@ class WebSocket:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave, without a word."""
         self.sock.close()
 
     def _more(self) -> None:
@@ -345,6 +350,11 @@ class WebSocket:
         assert opcode == CLOSE, (opcode, payload[:100])
         return int.from_bytes(payload[:2], "big"), payload[2:].decode()
 
+    def rest(self) -> bytes:
+        """All bytes behind what was received, to the end; a reset fails."""
+        rest, self._buffer = self._buffer + read_to_end(self.sock), b""
+        return rest
+
     def ask(self, message: str | bytes) -> str | bytes:
         """Send, and return the answer."""
         self.send(message)
@@ -368,6 +378,10 @@ class Native:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave, without a word."""
         self._file.close()
         self.sock.close()
 

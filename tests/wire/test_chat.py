@@ -76,8 +76,7 @@ def test_four_kinds_talk_in_one_room(server: Program) -> None:
         users = guests[0].ask(type="who")
         assert users == {"type": "users", "users": [{"name": g.name, "kind": g.kind} for g in guests]}
         leaver = guests.pop()
-        leaver.client.sock.close()
-        leaver.client._file.close()
+        leaver.client.close()
         for guest in guests:
             assert guest.hear() == {"type": "left", "name": leaver.name}
 
