@@ -12,24 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from support import (
-    CLOSE,
-    PATIENCE,
-    TEXT,
-    HandTLS,
-    Native,
-    Program,
-    WebSocket,
-    all_at_once,
-    connect,
-    frame,
-    others_are_served,
-    parse_response,
-    read_to_end,
-    running,
-    unharmed,
-    upgrade_request,
-)
+from support import *
 
 DEADLINE = 1.0  # --handshake-timeout of the hasty server
 PING = 0.4  # its --ping-interval

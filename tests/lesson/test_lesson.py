@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from readme import README, all_blocks, blocks
-from support import REPO, Program, Watcher, WebSocket, any_tls, closed, connect, upgrade_request
+from support import *
 
 import cert_tool
 import wsdual

@@ -11,16 +11,15 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from readme import README, Block, all_blocks, blocks
-from support import PATIENCE, REPO, HandTLS, Watcher, closed, read_to_end, wait_until
+from support import *
 
-from wsdual import DualServer, echo
+from wsdual import echo
 
 EXPERIMENTS = (
     "1. One byte decides",
@@ -55,12 +54,6 @@ def needs(*tools: str) -> pytest.MarkDecorator:
 def speaks_openssl() -> bool:
     """Say whether it is OpenSSL that gives curl its words."""
     return "OpenSSL" in subprocess.run(["curl", "-V"], stdout=subprocess.PIPE, text=True).stdout
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 class Terminal:
@@ -244,15 +237,11 @@ def test_a_server_of_one_kind_fails_the_other_and_wsdual_serves_both(room: Class
 def test_without_a_certificate_dualserver_closes_on_tls_without_an_answer(room: Classroom) -> None:
     """Experiment 3, in brackets."""
     said: list[object] = []
-    with DualServer(("127.0.0.1", 0), {"/": echo}, tls=None) as server:
+    with serving({"/": echo}, tls=None) as server:
         server.observers.append(lambda event: said.append(event.get("why")))
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        with HandTLS(server.server_address[:2]) as client:
+        with HandTLS(address_of(server)) as client:
             client.sock.sendall(client.hello())
             assert closed(client.sock)
-        server.shutdown()
-        thread.join()
     assert "TLS, but this server has no certificate" in said
 
 

@@ -26,29 +26,7 @@ from typing import Any
 
 import pytest
 from readme import README, Block, blocks
-from support import (
-    CONTINUATION,
-    PATIENCE,
-    REPO,
-    TEXT,
-    Deflating,
-    Native,
-    Program,
-    Watcher,
-    WebSocket,
-    any_tls,
-    closed,
-    connect,
-    frame,
-    get,
-    http,
-    make_identity,
-    narrow,
-    read_to_end,
-    upgrade_request,
-    upgraded,
-    wait_until,
-)
+from support import *
 
 import cert_tool
 import wsdual
@@ -118,12 +96,6 @@ def put_in(text: str, port: int) -> str:
 # ---- programs and servers
 
 
-def free_port() -> int:
-    """A port that nobody has now."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
-
-
 def shell(text: str, folder: Path, stdin: str = "", env: dict[str, str] | None = None) -> str:
     """Run a block's commands to their end; return what they print."""
     done = subprocess.run(
@@ -149,7 +121,7 @@ def process(command: list[str], folder: Path, **env: str) -> Iterator[subprocess
 
 
 @contextlib.contextmanager
-def serving(block: str, folder: Path, **env: str) -> Iterator[tuple[str, int]]:
+def started_by(block: str, folder: Path, **env: str) -> Iterator[tuple[str, int]]:
     """A block's command that starts the server; its address, once it listens."""
     port = free_port()
     command = f"exec {put_in(block, port).strip()} --port {port}"
@@ -164,14 +136,8 @@ def serving(block: str, folder: Path, **env: str) -> Iterator[tuple[str, int]]:
 def within(**options: Any) -> Iterator[tuple[str, int]]:
     """A DualServer in this process; its address."""
     apps = options.pop("apps", {"/": wsdual.echo, "/echo": wsdual.echo})
-    with wsdual.DualServer(("127.0.0.1", 0), apps, **options) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
-        try:
-            yield server.server_address[:2]  # type: ignore[misc]
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(apps, **options) as server:
+        yield address_of(server)
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +156,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trusted(folder: Path) -> Iterator[tuple[str, int]]:
     """The server with the certificate that was made, started as the README says; its address."""
-    with serving(blocks("Make one", "sh")[1].text, folder, WSDUAL_PASSWORD=PASSWORD) as address:
+    with started_by(blocks("Make one", "sh")[1].text, folder, WSDUAL_PASSWORD=PASSWORD) as address:
         yield address
 
 
@@ -212,7 +178,7 @@ def test_set_up_commands_start_the_server(folder: Path) -> None:
     assert install == "python3 -m venv .venv && .venv/bin/pip install -r requirements.txt"
     for line in (REPO / "requirements.txt").read_text().splitlines():
         assert importlib.metadata.version(re.match(r"[\w-]+", line)[0])  # type: ignore[index]
-    with serving(start, folder) as address:
+    with started_by(start, folder) as address:
         assert get(address)[0] == 200
 
 
@@ -224,7 +190,7 @@ def test_one_command_start(number: int, tool: str, folder: Path) -> None:
         pytest.skip(f"{tool} isn't installed")
     command = blocks("Start", "sh")[number].text
     assert command.startswith(f"{tool} run ")
-    with serving(command, folder) as address, WebSocket(address, tls=True) as client:
+    with started_by(command, folder) as address, WebSocket(address, tls=True) as client:
         assert client.ask("hi") == "hi"
 
 
@@ -352,7 +318,7 @@ def test_pem_files_of_an_authority_work_as_they_are(folder: Path) -> None:
     leaf = make_identity("localhost", authority)
     (folder / "fullchain.pem").write_bytes(leaf.pem() + authority.pem())
     (folder / "privkey.pem").write_bytes(leaf.key_pem())
-    with serving(blocks("From elsewhere", "sh")[0].text, folder) as address:
+    with started_by(blocks("From elsewhere", "sh")[0].text, folder) as address:
         with WebSocket(address, tls=ssl.create_default_context(cadata=authority.pem().decode())) as client:
             assert client.ask("hi") == "hi"
 
@@ -472,7 +438,7 @@ def test_client_certificates_are_asked_for(folder: Path) -> None:
     """Who has one is served; the others, and plain ones, aren't."""
     make, start, without, fetch = (block.text for block in blocks("Client certificates", "sh"))
     shell(make, folder)
-    with serving(start, folder) as address:
+    with started_by(start, folder) as address:
         assert shell(put_in(fetch, address[1]), folder).startswith("HTTP/1.1 200")
         with pytest.raises(AssertionError, match="certificate required"):
             shell(put_in(without, address[1]), folder)
@@ -580,6 +546,29 @@ def same_shape(shown: Any, real: Any) -> bool:
     return type(shown) is type(real)
 
 
+def fields_of(watcher: Watcher) -> dict[str, set[str]]:
+    """The fields of each step that a watcher has seen, beside those that all have."""
+    seen: dict[str, set[str]] = {}
+    for event in tuple(watcher.events):
+        if event["type"] == "event":
+            seen.setdefault(event["step"], set()).update(set(event) - {"type", "id", "time", "step"})
+    return seen
+
+
+def watch_bytes(watcher: Watcher, number: int, talker: WebSocket) -> None:
+    """Watch a connection, while it sends five thousand bytes, and a number that there isn't."""
+    shown = monitor_json()["bytes"]
+    assert bytes.fromhex(shown["bytes"])[6:] == b"hola"
+    watcher.client.send({"type": "watch", "id": number})
+    watcher.client.send({"type": "watch", "id": 10**6})
+    wait_until(lambda: any(e["type"] == "error" for e in watcher.events), watcher)
+    talker.send("x" * 5000)
+    data = wait_until(lambda: [e for e in watcher.events if e["type"] == "bytes"], watcher)[0]
+    assert same_shape(shown, data) and len(data["bytes"]) == 2 * 4096 and data["more"] > 900
+    wait_until(lambda: any(e.get("from") == "server" for e in watcher.events), watcher)
+    watcher.client.send({"type": "unwatch", "id": number})
+
+
 def test_the_monitors_messages_are_those_of_the_text(start: Callable[..., Program]) -> None:
     """Snapshot, event, each step, bytes: sent by a real server, with just these fields."""
     shown, server = monitor_json(), start("--memory", "30")
@@ -594,17 +583,7 @@ def test_the_monitors_messages_are_those_of_the_text(start: Callable[..., Progra
         with Watcher(server.address) as watcher:
             snapshot = {**watcher.snapshot, "clients": [c for c in watcher.snapshot["clients"] if c["tls"]]}
             assert same_shape(shown["snapshot"], snapshot)
-            number = snapshot["clients"][0]["id"]
-            watcher.client.send({"type": "watch", "id": number})
-            watcher.client.send({"type": "watch", "id": 10**6})
-            wait_until(lambda: any(e["type"] == "error" for e in watcher.events), watcher)
-            payload = shown["bytes"]["bytes"]
-            assert bytes.fromhex(payload)[6:] == b"hola"
-            ann.send("x" * 5000)
-            data = wait_until(lambda: [e for e in watcher.events if e["type"] == "bytes"], watcher)[0]
-            assert same_shape(shown["bytes"], data) and len(data["bytes"]) == 2 * 4096 and data["more"] > 900
-            wait_until(lambda: any(e.get("from") == "server" for e in watcher.events), watcher)
-            watcher.client.send({"type": "unwatch", "id": number})
+            watch_bytes(watcher, snapshot["clients"][0]["id"], ann)
             with connect(server.address) as sock:
                 sock.sendall(b"?" * 40)
                 sock.shutdown(socket.SHUT_WR)
@@ -615,12 +594,10 @@ def test_the_monitors_messages_are_those_of_the_text(start: Callable[..., Progra
             with connect(server.address) as sock:
                 sock.sendall(b"GET /none HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 read_to_end(sock)
-            seen: dict[str, set[str]] = {}
             wait_until(lambda: watcher.find("closed", code=1006), watcher)
             wait_until(lambda: watcher.find("refused"), watcher)
             assert same_shape(shown["event"], watcher.wait_for("peeked"))
-            for event in (e for e in tuple(watcher.events) if e["type"] == "event"):
-                seen.setdefault(event["step"], set()).update(set(event) - {"type", "id", "time", "step"})
+            seen = fields_of(watcher)
     with connect(server.address, source="127.0.0.8") as sock, Watcher(server.address) as watcher:
         sock.sendall(b"?")
         seen["remembered"] = set(watcher.wait_for("remembered")) - {"type", "id", "time", "step"}
@@ -631,8 +608,7 @@ def test_a_slow_watcher_is_told_how_much_it_missed(server: Program) -> None:
     """Then comes a fresh snapshot."""
     client = WebSocket(server.address)
     client.ask("here I am")
-    watcher = WebSocket.__new__(WebSocket)
-    watcher.sock, watcher._buffer = upgraded(narrow(server.address), server.address, "/monitor"), b""
+    watcher = WebSocket(server.address, "/monitor", sock=narrow(server.address))
     with watcher, client:
         number = next(c["id"] for c in watcher.receive_json()["clients"] if c["path"] == "/echo")
         watcher.send({"type": "watch", "id": number})
@@ -743,13 +719,9 @@ def test_steps_that_may_be_overridden_are_those_that_say_so() -> None:
         def detect(self) -> wsdual.Verdict:
             return wsdual.Verdict.HTTP
 
-    with wsdual.DualServer(("127.0.0.1", 0), {}) as server:
+    with serving({}) as server:
         server.RequestHandlerClass = AllHttp
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        assert http(server.server_address[:2], "{}\r\n\r\n")[0] == 400  # type: ignore[arg-type]
-        server.shutdown()
-        thread.join()
+        assert http(address_of(server), "{}\r\n\r\n")[0] == 400
 
 
 @posix
@@ -780,36 +752,36 @@ def test_the_modules_program_runs(tmp_path: Path) -> None:
         assert {"accepted", "peeked", "upgraded", "closed"} <= set(output.split())
 
 
+EVERY_EVENT = """
+const source = require("node:fs").readFileSync("static/index.js", "utf8");
+const Engine = new Function(source + "; return Engine;")();
+const names = Object.getOwnPropertyNames(Engine.prototype), engine = new Engine();
+const told = {}, states = {};
+for (const type of "message welcome joined left said users error".split(" "))
+  engine.on(type, () => (told[type] = true));
+engine.on("state", (now) => (states[now.state] = { ...states[now.state], ...now }));
+engine.on("welcome", () => { engine.say("hi"); engine.who(); engine.send({ type: "?" }); });
+engine.on("error", () => engine.send({ type: "x".repeat(2000000) })); // it ends the connection: 1009
+engine.on("state", (now) => {
+  if (now.state !== "waiting") return;
+  engine.disconnect();
+  engine.initialize("bad host", 1, false);
+  engine.connect();
+  const all = [names, Object.keys(engine), told, states, engine.url, engine.say("x")];
+  console.log(JSON.stringify(all));
+});
+engine.initialize("127.0.0.1", 4530, false);
+engine.connect();
+engine.login("eve");
+"""
+
+
 def test_the_engines_methods_and_events_are_those_of_the_tables(server: Program) -> None:
     """In Node.js: every method, and every event that a login and a lost server bring."""
     node = node_command()
     if node is None:
         pytest.skip("needs Node.js 20.10 or newer")
-    program = put_in(
-        """
-        const source = require("node:fs").readFileSync("static/index.js", "utf8");
-        const Engine = new Function(source + "; return Engine;")();
-        const names = Object.getOwnPropertyNames(Engine.prototype), engine = new Engine();
-        const told = {}, states = {};
-        for (const type of "message welcome joined left said users error".split(" "))
-          engine.on(type, () => (told[type] = true));
-        engine.on("state", (now) => (states[now.state] = { ...states[now.state], ...now }));
-        engine.on("welcome", () => { engine.say("hi"); engine.who(); engine.send({ type: "?" }); });
-        engine.on("error", () => engine.send({ type: "x".repeat(2000000) })); // it ends the connection: 1009
-        engine.on("state", (now) => {
-          if (now.state !== "waiting") return;
-          engine.disconnect();
-          engine.initialize("bad host", 1, false);
-          engine.connect();
-          const all = [names, Object.keys(engine), told, states, engine.url, engine.say("x")];
-          console.log(JSON.stringify(all));
-        });
-        engine.initialize("127.0.0.1", 4530, false);
-        engine.connect();
-        engine.login("eve");
-        """,
-        server.port,
-    )
+    program = put_in(EVERY_EVENT, server.port)
     done = subprocess.run([*node, "-e", program], cwd=REPO, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     names, attributes, told, states, url, said = json.loads(done.stdout)
@@ -1003,54 +975,60 @@ def test_messages_at_the_start_are_those_of_the_table(folder: Path, server: Prog
     assert [m for m in told if not any(matches(m, line) for line in lines)] == []
 
 
+CAUSED = (  # the messages that cause_trouble brings about
+    "no TLS handshake: …",
+    "unknown first bytes: the address is remembered",
+    "neither HTTP nor a native client inside TLS",
+    "a page of the foreign origin …",
+    "a local client asked for …",
+    "no WebSocket at …",
+    "silent, or not ready, for … s",
+    "the request took too long",
+    "no line came in time",
+    "a line has at most … bytes",
+    "message too big",
+    "closed without a close frame",
+)
+
+
+def cause_trouble(at: tuple[str, int]) -> None:
+    """Do what clients do wrong, one after another."""
+    host = "elsewhere.example"
+    with pytest.raises(ssl.SSLError):
+        connect(at, tls=ssl.create_default_context())
+    for data in (b"?", upgrade_request(at, Origin=f"https://{host}"), upgrade_request(at, Host=host),
+                 upgrade_request(at, "/none")):  # fmt: skip
+        with connect(at) as sock:
+            sock.sendall(data)
+            closed(sock)
+    with connect(at, tls=True) as sock:
+        sock.sendall(b"?")
+        closed(sock)
+    with contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(connect(at)) for _ in range(3)]
+        for sock, data in zip(slow, (b"", b"GET / HT", b"{"), strict=True):
+            sock.sendall(data)
+        for sock in slow:
+            read_to_end(sock)
+    with Native(at) as native:
+        native.send("{" + "x" * 1001)
+        assert matches("a line has at most … bytes", native.receive())
+    close_of(at, frame(TEXT, b"x" * 1001))
+    WebSocket(at, "/echo").close()
+
+
 def test_main_messages_of_a_connection_are_those_of_the_table(start: Callable[..., Program]) -> None:
     """Those that can be brought about soon, as a watcher sees them."""
     server = start("--handshake-timeout", "0.3", "--max-message", "1000", "-v")
-    at, host = server.address, "elsewhere.example"
-    with Watcher(at) as watcher, within(apps={}) as plain:
-        with pytest.raises(OSError):
-            connect(plain, tls=True)
-        with pytest.raises(ssl.SSLError):
-            connect(at, tls=ssl.create_default_context())
-        for data in (b"?", upgrade_request(at, Origin=f"https://{host}"), upgrade_request(at, Host=host),
-                     upgrade_request(at, "/monitor", source="x"), upgrade_request(at, "/none")):  # fmt: skip
-            with connect(at) as sock:
-                sock.sendall(data)
-                if b"/monitor" not in data:
-                    closed(sock)
-        with connect(at, tls=True) as sock:
-            sock.sendall(b"?")
-            closed(sock)
-        with contextlib.ExitStack() as stack:
-            slow = [stack.enter_context(connect(at)) for _ in range(3)]
-            for sock, data in zip(slow, (b"", b"GET / HT", b"{")):  # noqa: B905 (strict)
-                sock.sendall(data)
-            for sock in slow:
-                read_to_end(sock)
-        with Native(at) as native:
-            native.send("{" + "x" * 1001)
-            assert matches("a line has at most … bytes", native.receive())
-        close_of(at, frame(TEXT, b"x" * 1001))
-        WebSocket(at, "/echo").sock.close()
-        expected = (
-            "no TLS handshake: …",
-            "unknown first bytes: the address is remembered",
-            "neither HTTP nor a native client inside TLS",
-            "a page of the foreign origin …",
-            "a local client asked for …",
-            "no WebSocket at …",
-            "silent, or not ready, for … s",
-            "the request took too long",
-            "no line came in time",
-            "a line has at most … bytes",
-            "message too big",
-            "closed without a close frame",
-        )
-        assert set(expected) <= set(error_messages())
-        for message in expected:
-            wait_until(
-                lambda m=message: any(matches(m, str(e.get("why"))) for e in tuple(watcher.events)), message
-            )
+    assert set(CAUSED) <= set(error_messages())
+    with Watcher(server.address) as watcher:
+        cause_trouble(server.address)
+
+        def told(message: str) -> bool:
+            return any(matches(message, str(event.get("why"))) for event in tuple(watcher.events))
+
+        for message in CAUSED:
+            wait_until(lambda message=message: told(message), message)
 
 
 def test_clients_words_are_told_as_theirs() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PING, REPO, TEXT, Native, Program, WebSocket, connect, deflate, frame, running, wait_until
+from support import *
 
 pytest.importorskip("selenium", reason="the page's tests need selenium")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -12,33 +12,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from signal import SIGINT, SIGTERM
 
 import pytest
-from support import (
-    BINARY,
-    REPO,
-    TEXT,
-    HandTLS,
-    Identity,
-    Native,
-    Program,
-    WebSocket,
-    all_at_once,
-    any_tls,
-    connect,
-    frame,
-    get,
-    make_identity,
-    narrow,
-    unharmed,
-    upgrade_request,
-    upgraded,
-    wait_until,
-)
+from support import *
 
 # ---------------------------------------------------------------- a renewed certificate
 
@@ -214,11 +194,9 @@ def test_many_sighups_at_once_leave_nothing_behind(start: Callable[..., Program]
 # ---------------------------------------------------------------- the end
 
 
-def test_sigterm_under_load_ends_within_five_seconds_and_is_told(start: Callable[..., Program]) -> None:
-    """With clients that talk, stall, don't read and are in every step, SIGTERM ends the program with status
-    0, and who listens is told 1001."""
-    program = start("--max-message", "200000")
-    address = program.address
+@contextlib.contextmanager
+def talkers(address: tuple[str, int], count: int) -> Iterator[None]:
+    """Clients that talk for as long as they are let."""
     ending = threading.Event()
 
     def keep_talking(secure: bool) -> None:
@@ -227,10 +205,38 @@ def test_sigterm_under_load_ends_within_five_seconds_and_is_told(start: Callable
                 while not ending.is_set():
                     client.ask("x" * 1000)
 
-    talkers = [threading.Thread(target=keep_talking, args=(number % 2 == 1,)) for number in range(10)]
-    for talker in talkers:
-        talker.start()
-    with contextlib.ExitStack() as stack:
+    threads = [threading.Thread(target=keep_talking, args=(number % 2 == 1,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    yield
+    ending.set()
+    for thread in threads:
+        thread.join()
+
+
+def crowd_in(address: tuple[str, int], stack: contextlib.ExitStack) -> None:
+    """Let clients come who stay in every step, and one who doesn't read what it is sent."""
+    deaf = upgraded(stack.enter_context(narrow(address)), address)
+    deaf.settimeout(0.1)
+    with contextlib.suppress(OSError):
+        for _ in range(50):
+            deaf.sendall(frame(BINARY, bytes(200_000)))
+    for data in (b"", b"\x16", b"G", b"{", b"GET / HTTP/1.1\r\n"):
+        stack.enter_context(connect(address)).sendall(data)
+    client = stack.enter_context(HandTLS(address))
+    client.sock.sendall(client.hello())
+    client = stack.enter_context(HandTLS(address))
+    client.handshake()
+    client.sock.sendall(client.encrypt(upgrade_request(address)))
+    client.sock.sendall(client.encrypt(frame(TEXT, b"x"))[:9])
+
+
+def test_sigterm_under_load_ends_within_five_seconds_and_is_told(start: Callable[..., Program]) -> None:
+    """With clients that talk, stall, don't read and are in every step, SIGTERM ends the program with status
+    0, and who listens is told 1001."""
+    program = start("--max-message", "200000")
+    address = program.address
+    with talkers(address, 10), contextlib.ExitStack() as stack:
         listeners = [stack.enter_context(WebSocket(address, "/chat", tls=tls)) for tls in [False, True] * 5]
         for listener in listeners:
             listener.ask('{"type":"who"}')
@@ -238,20 +244,7 @@ def test_sigterm_under_load_ends_within_five_seconds_and_is_told(start: Callable
         for native in natives:
             native.send({"type": "who"})
             native.receive()
-        for _ in range(5):
-            deaf = upgraded(stack.enter_context(narrow(address)), address)
-            deaf.settimeout(0.1)
-            with contextlib.suppress(OSError):
-                for _ in range(50):
-                    deaf.sendall(frame(BINARY, bytes(200_000)))
-            for data in (b"", b"\x16", b"G", b"{", b"GET / HTTP/1.1\r\n"):
-                stack.enter_context(connect(address)).sendall(data)
-            client = stack.enter_context(HandTLS(address))
-            client.sock.sendall(client.hello())
-            client = stack.enter_context(HandTLS(address))
-            client.handshake()
-            client.sock.sendall(client.encrypt(upgrade_request(address)))
-            client.sock.sendall(client.encrypt(frame(TEXT, b"x"))[:9])
+        all_at_once(*[lambda: crowd_in(address, stack)] * 5)
         since = time.monotonic()
         program.process.send_signal(signal.SIGTERM)
         for listener in listeners:
@@ -262,11 +255,8 @@ def test_sigterm_under_load_ends_within_five_seconds_and_is_told(start: Callable
                 native.receive()
         assert program.process.wait(10) == 0
         assert time.monotonic() - since < 5
-        ending.set()
-        for talker in talkers:
-            talker.join()
-        with pytest.raises(OSError):
-            socket.create_connection(address, timeout=1).close()
+    with pytest.raises(OSError):
+        socket.create_connection(address, timeout=1).close()
 
 
 PAUSES = [0.0, 0.0001, 0.0003, 0.001, 0.004, 0.02]

@@ -24,30 +24,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from support import (
-    CLOSE,
-    PATIENCE,
-    PING,
-    PONG,
-    REPO,
-    TEXT,
-    Identity,
-    Native,
-    Program,
-    Watcher,
-    WebSocket,
-    any_tls,
-    closed,
-    connect,
-    deflate,
-    frame,
-    get,
-    http,
-    make_identity,
-    read_to_end,
-    upgrade_request,
-    wait_until,
-)
+from support import *
 
 from wsdual import DualServer, Limits, echo, server_context
 
@@ -161,12 +138,6 @@ def test_help_names_every_flag() -> None:
         assert default in done.stdout
 
 
-def free_port() -> int:
-    """A port that nobody has now."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
-
-
 def test_host_and_port(start: Callable[..., Program]) -> None:
     """It listens where it is told, and nowhere else."""
     port = free_port()
@@ -258,8 +229,6 @@ def test_max_clients(start: Callable[..., Program]) -> None:
 @pytest.fixture(scope="module")
 def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     """A server that takes messages of up to 1000 bytes."""
-    from support import running
-
     with running(tmp_path_factory.mktemp("limited"), "--max-message", "1000", "--app", "echo") as program:
         yield program
 
@@ -318,7 +287,7 @@ def test_ping_interval(start: Callable[..., Program]) -> None:
     server = start("--ping-interval", "0.8", "-v")
     with WebSocket(server.address) as alive, WebSocket(server.address) as dead:
         heard: list[bytes] = []
-        thread = threading.Thread(target=answer_pings, args=(alive, heard))
+        thread = threading.Thread(target=lambda: heard.append(alive.next_but_pings()[3]))
         thread.start()
         assert dead.receive_frame()[2] == PING and closed(dead.sock)
         mine = "{}:{}".format(*dead.sock.getsockname())
@@ -327,13 +296,6 @@ def test_ping_interval(start: Callable[..., Program]) -> None:
         alive.send("still here")
         thread.join(PATIENCE)
         assert heard == [b"still here"]
-
-
-def answer_pings(client: WebSocket, heard: list[bytes]) -> None:
-    """Do what a browser does by itself, until a message comes."""
-    while (received := client.receive_frame())[2] == PING:
-        client.sock.sendall(frame(PONG, received[3]))
-    heard.append(received[3])
 
 
 def test_static(start: Callable[..., Program], tmp_path: Path) -> None:
@@ -733,10 +695,8 @@ def test_server_that_cannot_listen_leaves_no_thread() -> None:
 
 def test_library_without_tls_serves_plain_clients_and_refuses_others() -> None:
     """tls=None: ws and http work, a TLS client is closed."""
-    with DualServer(("127.0.0.1", 0), {"/echo": echo}) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        address = ("127.0.0.1", server.server_address[1])
+    with serving({"/echo": echo}) as server:
+        address = address_of(server)
         with WebSocket(address) as client:
             assert client.ask("hi") == "hi"
         with pytest.raises(OSError):
@@ -745,8 +705,6 @@ def test_library_without_tls_serves_plain_clients_and_refuses_others() -> None:
             native.send("{}")
             assert native.receive_json()["type"] == "error"
         assert get(address)[0] == 404  # nor is there a folder
-        server.shutdown()
-        thread.join(PATIENCE)
 
 
 def test_tls_may_be_replaced_while_the_server_runs(tmp_path: Path) -> None:
@@ -757,18 +715,14 @@ def test_tls_may_be_replaced_while_the_server_runs(tmp_path: Path) -> None:
         path = tmp_path / "server.pfx"
         path.write_bytes(identity.pfx())
         contexts.append(server_context(path))
-    with DualServer(("127.0.0.1", 0), {"/echo": echo}, tls=contexts[0]) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        address = ("127.0.0.1", server.server_address[1])
+    with serving({"/echo": echo}, tls=contexts[0]) as server:
+        address = address_of(server)
         with WebSocket(address, tls=True) as old:
             server.tls = contexts[1]
             with WebSocket(address, tls=True) as new:
                 for client, identity in ((old, first), (new, second)):
                     assert isinstance(client.sock, ssl.SSLSocket)
                     assert client.sock.getpeercert(True) == identity.der() and client.ask("hi") == "hi"
-        server.shutdown()
-        thread.join(PATIENCE)
 
 
 def test_unknown_method_of_detection_is_a_value_error() -> None:

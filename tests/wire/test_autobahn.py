@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import Program, any_tls, running
+from support import *
 
 SECTIONS = (1, 2, 3, 4, 5, 6, 7, 10)
 CASES = 247  # of these sections

@@ -12,22 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from support import (
-    TEXT,
-    HandTLS,
-    Program,
-    WebSocket,
-    all_at_once,
-    connect,
-    frame,
-    narrow,
-    others_are_served,
-    running,
-    unharmed,
-    upgrade_request,
-    upgraded,
-    wait_until,
-)
+from support import *
 
 USERS = 300
 LIMIT = 20_000  # --max-message: the backlog is bounded by a few of them

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support import PATIENCE, Program, WebSocket, any_tls, connect, wait_until
+from support import *
 
 MESSAGES: list[str | bytes] = ["hi", "grüße 🎈", "", b"", bytes(range(256)), "a" * 100_000, b"\0" * 500_000]
 both_schemes = pytest.mark.parametrize("scheme", ["ws", "wss"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How the server finds out what a client speaks: classify, the peek, the memory, the trial method."""
+"""How the server finds out what a client speaks: the peek, the memory, the trial method."""
 
 from __future__ import annotations
 
@@ -9,103 +9,9 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from support import Native, Program, Watcher, WebSocket, any_tls, closed, connect, get, wait_until
+from support import *
 
-import wsdual
-from wsdual import IpMemory, Verdict, classify
-
-CLIENT_HELLO = bytes.fromhex("1603010200010001fc0303")
-
-HEADS = [
-    (b"", Verdict.UNKNOWN),
-    (b"\x16", Verdict.TLS),
-    (b"\x16\x03", Verdict.TLS),
-    (b"\x16\x03\x00", Verdict.TLS),  # SSL 3 and TLS 1.0 hellos: OpenSSL refuses them with an alert
-    (b"\x16\x03\x01", Verdict.TLS),
-    (CLIENT_HELLO, Verdict.TLS),
-    (b"\x16\x04", Verdict.UNKNOWN),
-    (b"\x16\xff\x01", Verdict.UNKNOWN),
-    (b"\x15\x03\x01", Verdict.UNKNOWN),  # a TLS alert doesn't open a connection
-    (b"\x80\x2e\x01\x03\x01", Verdict.UNKNOWN),  # an SSLv2 hello: long dead, and too like other protocols
-    (b"\xff\x16\x03", Verdict.UNKNOWN),
-    (b"G", Verdict.HTTP),
-    (b"GE", Verdict.HTTP),
-    (b"GET / HTTP/1.1\r\n", Verdict.HTTP),
-    (b"HEAD /", Verdict.HTTP),
-    (b"POST /x", Verdict.HTTP),
-    (b"PUT /x", Verdict.HTTP),
-    (b"DELETE /x", Verdict.HTTP),
-    (b"OPTIONS *", Verdict.HTTP),
-    (b"PATCH /x", Verdict.HTTP),
-    (b"TRACE /", Verdict.HTTP),
-    (b"CONNECT a:1", Verdict.HTTP),
-    (b"PRI * HTTP/2.0\r\n", Verdict.HTTP),  # HTTP/2 without TLS: it gets an answer that says no
-    (b"GETS", Verdict.UNKNOWN),
-    (b"get / HTTP/1.1", Verdict.HTTP),  # methods are case-sensitive (RFC 9110 section 9.1)
-    (b"HELO mail", Verdict.UNKNOWN),
-    (b" GET /", Verdict.UNKNOWN),
-    (b"SSH-2.0-OpenSSH", Verdict.UNKNOWN),
-    (b"{", Verdict.NATIVE),
-    (b'{"type"', Verdict.NATIVE),
-    (b"{\x16\x03", Verdict.NATIVE),
-    (b"[1]", Verdict.UNKNOWN),
-    (b"\r", Verdict.HTTP),  # an empty line may stand before a request
-    (b"\r\n", Verdict.HTTP),
-    (b"\r\nGET /", Verdict.HTTP),
-    (b"\n", Verdict.UNKNOWN),
-    (b"BREW /pot HTTP/1", Verdict.HTTP),  # it looks like a request, so it gets an answer
-    (b"M-SEARCH * HTTP/", Verdict.HTTP),
-    (b"EHLO example.org", Verdict.UNKNOWN),
-    (b"SSH-2.0-OpenSSH_", Verdict.UNKNOWN),
-    (b"\0" * 16, Verdict.UNKNOWN),
-]
-
-
-@pytest.mark.parametrize(("head", "verdict"), HEADS, ids=[repr(head) for head, _ in HEADS])
-def test_first_bytes_tell_what_a_connection_is(head: bytes, verdict: Verdict) -> None:
-    """One byte is enough for a verdict, and those that follow confirm it."""
-    assert classify(head) is verdict
-
-
-class Clock:
-    """A clock that stands still until it is moved."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def test_an_address_is_remembered_for_six_seconds_used_or_not() -> None:
-    """Asking doesn't use an entry up, and nothing renews it."""
-    clock = Clock()
-    memory = IpMemory(clock=clock)
-    assert not memory.knows("10.0.0.1")
-    memory.remember("10.0.0.1")
-    clock.now += 3
-    assert memory.knows("10.0.0.1") and memory.knows("10.0.0.1")
-    memory.remember("10.0.0.1")
-    assert memory.entries() == [("10.0.0.1", 3.0)]
-    clock.now += 2.999
-    assert memory.knows("10.0.0.1")
-    clock.now += 0.001
-    assert not memory.knows("10.0.0.1")
-    assert memory.entries() == []
-
-
-def test_one_address_is_not_another() -> None:
-    """What one client did is not held against its neighbour."""
-    memory = IpMemory()
-    memory.remember("10.0.0.1")
-    assert not memory.knows("10.0.0.2")
-
-
-def test_the_memory_is_bounded_and_forgets_the_oldest_first() -> None:
-    """A flood of addresses costs no more than the capacity."""
-    memory = IpMemory(capacity=3, clock=Clock())
-    for number in range(10):
-        memory.remember(f"10.0.0.{number}")
-    assert [ip for ip, _ in memory.entries()] == ["10.0.0.7", "10.0.0.8", "10.0.0.9"]
+from wsdual import DualServer
 
 
 def test_ws_and_wss_at_once_from_one_address(server: Program) -> None:
@@ -150,7 +56,7 @@ def test_a_silent_client_is_closed_at_the_deadline_and_not_remembered(start: Cal
     assert "for 0.3 s" in wait_until(lambda: "silent" in server.log() and server.log())
 
 
-@pytest.mark.parametrize("byte", [b"\x16", b"G", b"{"])
+@pytest.mark.parametrize("byte", [b"\x16", b"G", b"{"], ids=["tls", "http", "native"])
 def test_one_byte_and_a_pause_is_no_harm(start: Callable[..., Program], byte: bytes) -> None:
     """The first byte decides; who then says no more is closed at the deadline, and nothing spins."""
     server = start("--handshake-timeout", "0.5")
@@ -307,7 +213,7 @@ def test_trial_a_silent_client_is_not_remembered(start: Callable[..., Program]) 
 def test_detect_takes_peek_and_trial_only() -> None:
     """A wrong name is an error at once, not a surprise later."""
     with pytest.raises(ValueError, match="peek.*trial"):
-        wsdual.DualServer(("127.0.0.1", 0), {}, detect="guess")
+        DualServer(("127.0.0.1", 0), {}, detect="guess")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8")

@@ -6,14 +6,13 @@ from __future__ import annotations
 import re
 import socket
 import ssl
-import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 
 import pytest
-from support import Native, Program, Watcher, WebSocket, any_tls, closed, connect, http, running, wait_until
+from support import *
 
-from wsdual import DualServer, echo
+from wsdual import echo
 
 
 def has_ipv6() -> bool:
@@ -140,11 +139,6 @@ def test_ipv6_client_is_remembered_by_its_own_address(start: Callable[..., Progr
 
 def test_library_listens_on_ipv6() -> None:
     """DualServer chooses the family by the address, and closes with its threads."""
-    with DualServer(("::1", 0), {"/echo": echo}) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        with WebSocket(("::1", server.server_address[1])) as client:
-            assert client.ask("hi") == "hi"
-        server.shutdown()
-        thread.join()
+    with serving({"/echo": echo}, address=("::1", 0)) as server, WebSocket(address_of(server)) as client:
+        assert client.ask("hi") == "hi"
     wait_until(lambda: not server.everyone(), "no connection left")

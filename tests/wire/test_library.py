@@ -3,50 +3,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import queue
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from support import (
-    CLOSE,
-    PATIENCE,
-    TEXT,
-    WebSocket,
-    closed,
-    connect,
-    frame,
-    get,
-    make_identity,
-    wait_until,
-)
+from support import *
 
-from wsdual import DualServer, Limits, Peer, echo
-
-Address = tuple[str, int]
-
-
-@contextlib.contextmanager
-def serving(apps: dict[str, Callable[[Peer], object]], **options: Any) -> Iterator[DualServer]:
-    """A server in this process, as a program of one's own would run it."""
-    with DualServer(("127.0.0.1", 0), apps, **options) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join(PATIENCE)
-
-
-def place(server: DualServer) -> Address:
-    """Where it listens."""
-    return str(server.server_address[0]), int(server.server_address[1])
+from wsdual import Limits, Peer, echo
 
 
 def test_a_peer_that_has_gone_is_never_taken_for_one_of_this_thread() -> None:
@@ -61,7 +28,7 @@ def test_a_peer_that_has_gone_is_never_taken_for_one_of_this_thread() -> None:
 
     with serving({"/": to_all_ever_seen}) as server:
         for number in range(8):
-            with WebSocket(place(server), "/") as client:
+            with WebSocket(address_of(server), "/") as client:
                 assert client.ask(f"hello {number}") == f"hello {number}"
                 client.sock.sendall(frame(CLOSE, b"\x03\xe8"))
                 assert client.receive_close()[0] == 1000
@@ -79,7 +46,7 @@ def test_a_close_from_another_thread_waits_for_the_answer_no_longer_than_closing
             pass
 
     limits = Limits(ping=60.0, closing=0.3)
-    with serving({"/": keep}, limits=limits) as server, WebSocket(place(server), "/") as client:
+    with serving({"/": keep}, limits=limits) as server, WebSocket(address_of(server), "/") as client:
         peers.get(timeout=PATIENCE).close(4000, "enough")
         assert client.receive_close() == (4000, "enough")
         assert closed(client.sock), "though the client never answers"
@@ -94,7 +61,7 @@ def test_an_observer_that_raises_harms_nobody(caplog: pytest.LogCaptureFixture) 
 
     with serving({"/": echo}) as server:
         server.observers.append(fault)
-        with caplog.at_level(logging.ERROR, "wsdual"), WebSocket(place(server), "/") as client:
+        with caplog.at_level(logging.ERROR, "wsdual"), WebSocket(address_of(server), "/") as client:
             assert client.ask("still there?") == "still there?"
         wait_until(lambda: not server.everyone(), "the connection has left the register")
     assert "no such step: accepted" in caplog.text
@@ -105,7 +72,7 @@ def test_without_tls_unknown_bytes_are_refused_and_no_address_is_remembered() ->
     events: list[dict[str, Any]] = []
     with serving({"/": echo}) as server:
         server.observers.append(events.append)
-        with connect(place(server)) as sock:
+        with connect(address_of(server)) as sock:
             sock.sendall(b"\x00\x01")
             assert closed(sock)
         wait_until(lambda: [e for e in events if e["step"] == "closed"], "it is over")
@@ -120,8 +87,8 @@ def test_a_download_that_breaks_off_is_not_told_as_200(tmp_path: Any) -> None:
     events: list[dict[str, Any]] = []
     with serving({}, static=tmp_path) as server:
         server.observers.append(events.append)
-        assert get(place(server), "/nothing")[0] == 404
-        with connect(place(server)) as sock:
+        assert get(address_of(server), "/nothing")[0] == 404
+        with connect(address_of(server)) as sock:
             sock.sendall(b"GET /large.bin HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
             assert sock.recv(12) == b"HTTP/1.1 200"
         why = wait_until(lambda: [e["why"] for e in events if e["step"] == "closed"][1:], "it is over")
@@ -138,7 +105,7 @@ def test_a_frame_for_a_gone_peer_is_not_sent() -> None:
             pass
 
     with serving({"/": keep}) as server:
-        with WebSocket(place(server), "/") as client:
+        with WebSocket(address_of(server), "/") as client:
             client.sock.sendall(frame(TEXT, b"x"))
             peer = peers.get(timeout=PATIENCE)
             assert peer.send("hello")
@@ -165,7 +132,7 @@ def test_an_end_that_comes_while_a_socket_is_being_wrapped_is_not_lost(tmp_path:
     tls = Slow(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(tmp_path / "both.pem")
     with serving({"/": echo}, tls=tls, limits=Limits(handshake=60.0, closing=0.2)) as server:
-        with connect(place(server)) as sock:
+        with connect(address_of(server)) as sock:
             sock.sendall(b"\x16")
             assert wrapping.wait(PATIENCE)
             ending = threading.Thread(target=server.server_close)

@@ -13,32 +13,12 @@ import ssl
 import stat
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import (
-    CLOSE,
-    PATIENCE,
-    REPO,
-    Identity,
-    Native,
-    Program,
-    Watcher,
-    WebSocket,
-    any_tls,
-    connect,
-    frame,
-    get,
-    make_identity,
-    parse_response,
-    read_to_end,
-    running,
-    upgrade_request,
-    wait_until,
-)
+from support import *
 
 from wsdual import DualServer, echo, server_context
 
@@ -72,17 +52,8 @@ def chain() -> Chain:
 @pytest.fixture(scope="module")
 def library() -> Iterator[DualServer]:
     """A server within this process; each test gives it its own TLS settings."""
-    with DualServer(("127.0.0.1", 0), {"/echo": echo}) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
+    with serving({"/echo": echo}) as server:
         yield server
-        server.shutdown()
-        thread.join(PATIENCE)
-
-
-def address_of(server: DualServer) -> tuple[str, int]:
-    host, port = server.server_address[:2]
-    return str(host), port
 
 
 # ---- what server_context() reads

@@ -12,25 +12,9 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
-from support import (
-    BINARY,
-    CLOSE,
-    CONTINUATION,
-    PING,
-    PONG,
-    TEXT,
-    Program,
-    Watcher,
-    WebSocket,
-    closed,
-    deflate,
-    frame,
-    http,
-    upgrade_request,
-    wait_until,
-)
+from support import *
 
-from wsdual import DualServer, Limits, Peer, agree_on_deflate
+from wsdual import Limits, Peer
 
 TLS = pytest.mark.parametrize("tls", [False, True], ids=["ws", "wss"])
 DEFLATE = {"Sec_WebSocket_Extensions": "permessage-deflate"}
@@ -62,44 +46,6 @@ def test_a_frame_in_one_packet_with_the_request_is_served(server: Program) -> No
     with WebSocket(server.address, early=frame(TEXT, b"early") + frame(TEXT, b"bird")) as client:
         assert client.receive() == "early"
         assert client.receive() == "bird"
-
-
-KEY = "dGhlIHNhbXBsZSBub25jZQ=="
-REFUSED = [
-    ({"Sec_WebSocket_Version": "8"}, 426, b"13"),
-    ({"Sec_WebSocket_Version": None}, 400, b"Sec-WebSocket-Version"),
-    ({"Sec_WebSocket_Key": None}, 400, b"Sec-WebSocket-Key"),
-    ({"Sec_WebSocket_Key": "c2hvcnQ="}, 400, b"16 bytes"),
-    ({"Sec_WebSocket_Key": "not base64 at all!!!"}, 400, b"16 bytes"),
-    ({"Sec_WebSocket_Key": f"{KEY}\r\nSec-WebSocket-Key: {KEY}"}, 400, b"more than one"),
-    ({"Connection": "keep-alive"}, 400, b"Connection"),
-    ({"Host": "bad host"}, 400, b"Host"),
-    ({"Host": None}, 400, b"Host"),
-    ({"Content_Length": "5"}, 400, b"body"),
-    ({"Transfer_Encoding": "chunked"}, 400, b"body"),
-    ({"Origin": "https://evil.example"}, 403, b"--origin https://evil.example"),
-    ({"Origin": "null null"}, 403, b"foreign origin"),
-    ({"Origin": "\x1b[2J"}, 400, b"Origin"),
-]
-
-
-@pytest.mark.parametrize(("changes", "status", "words"), REFUSED, ids=str)
-def test_a_bad_upgrade_gets_a_status_and_a_reason(
-    server: Program, changes: dict[str, str | None], status: int, words: bytes
-) -> None:
-    """What RFC 6455 section 4.2.1 demands of a client, one fault at a time."""
-    got, headers, body = http(server.address, upgrade_request(server.address, **changes))
-    assert got == status
-    assert words in body
-    if status == 426:
-        assert headers["sec-websocket-version"] == "13"
-
-
-@pytest.mark.parametrize(("line", "status"), [("POST /echo HTTP/1.1", 405), ("GET /echo HTTP/1.0", 400)])
-def test_an_upgrade_is_a_get_in_http_1_1(server: Program, line: str, status: int) -> None:
-    """Another method or version can't upgrade."""
-    request = upgrade_request(server.address).replace(b"GET /echo HTTP/1.1", line.encode())
-    assert http(server.address, request)[0] == status
 
 
 def test_an_unknown_path_is_404_and_a_query_does_not_count(server: Program) -> None:
@@ -155,40 +101,6 @@ def test_a_ping_in_the_midst_of_a_compressed_message_leaves_it_whole(server: Pro
         assert (fin, opcode) == (True, BINARY), payload
 
 
-OFFERS = [
-    ("", ""),
-    ("x-webkit-deflate-frame", ""),
-    ("permessage-deflate", "permessage-deflate"),
-    ("permessage-deflate; client_max_window_bits", "permessage-deflate; client_max_window_bits=15"),
-    ("permessage-deflate; client_max_window_bits=10", "permessage-deflate; client_max_window_bits=10"),
-    ('permessage-deflate; client_max_window_bits="10"', "permessage-deflate; client_max_window_bits=10"),
-    ("permessage-deflate; server_max_window_bits=10", "permessage-deflate; server_max_window_bits=10"),
-    ("permessage-deflate; server_no_context_takeover", "permessage-deflate; server_no_context_takeover"),
-    ("permessage-deflate;client_no_context_takeover", "permessage-deflate; client_no_context_takeover"),
-    ("permessage-deflate; server_max_window_bits", ""),
-    ("permessage-deflate; server_max_window_bits=8", ""),  # zlib can't make so small a window
-    ("permessage-deflate; server_max_window_bits=16", ""),
-    ("permessage-deflate; server_max_window_bits=abc", ""),
-    ("permessage-deflate; server_max_window_bits=010", ""),
-    ("permessage-deflate; server_no_context_takeover=1", ""),
-    ("permessage-deflate; server_no_context_takeover; server_no_context_takeover", ""),
-    ("permessage-deflate; client_max_window_bits=10; client_max_window_bits=11", ""),
-    ("permessage-deflate; unknown", ""),
-    ("permessage-deflate;", ""),
-    ("permessage-deflate; unknown, permessage-deflate", "permessage-deflate"),
-    ("permessage-deflate; server_no_context_takeover, permessage-deflate",
-     "permessage-deflate; server_no_context_takeover"),
-    ("permessage-deflate; server_max_window_bits=8, permessage-deflate; client_no_context_takeover",
-     "permessage-deflate; client_no_context_takeover"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("offers", "answer"), OFFERS)
-def test_the_first_good_offer_is_taken_and_nothing_else_is_answered(offers: str, answer: str) -> None:
-    """RFC 7692 section 7.1: a bad offer is declined, not an error."""
-    assert agree_on_deflate(offers) == answer
-
-
 def test_without_an_offer_a_compressed_frame_is_a_protocol_error(server: Program) -> None:
     """RSV1 means something only where it was agreed on."""
     with WebSocket(server.address) as client:
@@ -216,59 +128,20 @@ def test_a_close_without_a_code_gets_one_without(server: Program) -> None:
         assert closed(client.sock)
 
 
-@pytest.mark.parametrize(
-    ("bad", "code"),
-    [
-        (frame(TEXT, b"x", mask=b""), 1002),
-        (frame(3, b"x"), 1002),
-        (frame(TEXT, b"x", rsv=2), 1002),
-        (frame(PING, b"x" * 126), 1002),
-        (frame(PING, b"x", fin=False), 1002),
-        (frame(CONTINUATION, b"x"), 1002),
-        (frame(CLOSE, b"x"), 1002),
-        (frame(CLOSE, (1005).to_bytes(2, "big")), 1002),
-        (frame(CLOSE, (999).to_bytes(2, "big")), 1002),
-        (frame(TEXT, b"\xff"), 1007),
-        (frame(CLOSE, (1000).to_bytes(2, "big") + b"\xff"), 1007),
-    ],
-    ids=lambda value: str(value),
-)
-def test_a_broken_frame_is_answered_with_its_code_after_what_was_owed(
-    server: Program, bad: bytes, code: int
-) -> None:
-    """Answers to the good messages before it go out first, then the close frame, then the end."""
-    with WebSocket(server.address) as client:
-        client.sock.sendall(frame(TEXT, b"one") + frame(TEXT, b"two") + bad)
-        assert client.receive() == "one"
-        assert client.receive() == "two"
-        assert client.receive_close()[0] == code
-        assert closed(client.sock)
-
-
 # ---- the application's side, with a server in this process
 
 
 @contextlib.contextmanager
-def serving(app: Callable[[Peer], object], **limits: float) -> Iterator[DualServer]:
-    """A server in a thread of this process."""
-    with DualServer(("127.0.0.1", 0), {"/": app}, limits=Limits(**limits)) as server:  # type: ignore[arg-type]
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-def address_of(server: DualServer) -> tuple[str, int]:
-    """Where it listens."""
-    return server.server_address[0], server.server_address[1]  # type: ignore[return-value]
+def client_of(app: Callable[[Peer], object], **limits: float) -> Iterator[WebSocket]:
+    """A client of a server that has this application."""
+    with serving({"/": app}, limits=Limits(**limits)) as server:  # type: ignore[arg-type]
+        with WebSocket(address_of(server), "/") as client:
+            yield client
 
 
 def test_an_application_that_returns_closes_with_1000() -> None:
     """The end of the application is the end of the connection."""
-    with serving(lambda peer: peer.send("bye")) as server, WebSocket(address_of(server), "/") as client:
+    with client_of(lambda peer: peer.send("bye")) as client:
         assert client.receive() == "bye"
         assert client.receive_close()[0] == 1000
         client.sock.sendall(frame(CLOSE, (1000).to_bytes(2, "big")))
@@ -281,7 +154,7 @@ def test_an_application_that_raises_closes_with_1011_and_logs(caplog: pytest.Log
     def broken(peer: Peer) -> None:
         raise ZeroDivisionError("on purpose")
 
-    with serving(broken) as server, WebSocket(address_of(server), "/") as client:
+    with client_of(broken) as client:
         assert client.receive_close()[0] == 1011
     assert "on purpose" in caplog.text and "Traceback" in caplog.text
 
@@ -298,7 +171,7 @@ def test_a_broken_off_loop_goes_on_in_a_second_one() -> None:
                 break
         got.extend(peer)
 
-    with serving(app) as server, WebSocket(address_of(server), "/") as client:
+    with client_of(app) as client:
         client.sock.sendall(b"".join(frame(TEXT, bytes([97 + i])) for i in range(6)) + frame(CLOSE))
         assert client.receive_frame()[2] == CLOSE
     assert got == list("abcdef")
@@ -313,7 +186,7 @@ def test_close_by_the_application_carries_its_code_and_ends_the_loop() -> None:
             got.append(message)
             peer.close(4000, "enough")
 
-    with serving(app) as server, WebSocket(address_of(server), "/") as client:
+    with client_of(app) as client:
         client.sock.sendall(frame(TEXT, b"one") + frame(TEXT, b"two"))
         assert client.receive_close() == (4000, "enough")
         client.send("three")
@@ -324,7 +197,7 @@ def test_close_by_the_application_carries_its_code_and_ends_the_loop() -> None:
 
 def test_a_client_that_never_answers_the_close_is_left_at_the_deadline() -> None:
     """The close handshake is waited for, but not for ever."""
-    with serving(lambda peer: None, closing=0.3) as server, WebSocket(address_of(server), "/") as client:
+    with client_of(lambda peer: None, closing=0.3) as client:
         assert client.receive_close()[0] == 1000
         assert closed(client.sock)
 
@@ -340,7 +213,7 @@ def test_only_codes_that_may_be_sent_are_sent() -> None:
             except ValueError:
                 refused.append(code)
 
-    with serving(app) as server, WebSocket(address_of(server), "/") as client:
+    with client_of(app) as client:
         assert client.receive_close()[0] == 1000
     assert refused == [0, 999, 1004, 1005, 1006, 1015, 2999, 5000]
 
@@ -359,7 +232,7 @@ def test_many_threads_send_to_one_peer_and_no_message_is_torn() -> None:
         for thread in threads:
             thread.join()
 
-    with serving(app) as server, WebSocket(address_of(server), "/") as client:
+    with client_of(app) as client:
         seen = dict.fromkeys("abcdefgh", 0)
         for _ in range(8 * 200):
             message = str(client.receive())
@@ -382,7 +255,7 @@ def test_send_to_one_who_is_gone_is_false_elsewhere_and_ends_its_own_thread() ->
         finally:
             ended.set()
 
-    with serving(app) as server:
+    with serving({"/": app}) as server:
         with WebSocket(address_of(server), "/") as client:
             client.receive()
         assert ended.wait(10)
