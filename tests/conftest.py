@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-TESTS = Path(__file__).resolve().parent
-sys.path[:0] = [str(TESTS), str(TESTS / "page"), str(TESTS.parent)]
+sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[:2]]
 
 from support import Program, running  # noqa: E402
 

@@ -417,8 +417,7 @@ socket.onclose = (event) => done([...told, event.code, event.reason]);
 
 def test_a_browser_tells_no_page_why_and_its_click_is_for_one_name(server: Program, tmp_path: Path) -> None:
     """Both traps, in Chromium."""
-    pytest.importorskip("selenium", reason="needs selenium, chromium and chromedriver")
-    from test_page import chromium, url_of
+    from browser import chromium, url_of  # here, since it skips where there is none
 
     with chromium(tmp_path / "profile") as browser:
         browser.get(url_of(server) + "style.css")

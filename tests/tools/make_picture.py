@@ -13,11 +13,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-TESTS = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(TESTS), str(TESTS / "page")]
+sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]
 
+from browser import Page, chromium, url_of  # noqa: E402
 from support import Native, Program, WebSocket  # noqa: E402
-from test_page import Page, chromium, url_of  # noqa: E402
 
 PICTURE = Path(__file__).with_name("page.png")
 SIZE = (1200, 860)
