@@ -361,9 +361,10 @@ def test_an_untrusted_certificate_is_explained_with_a_link(tmp_path: Path, serve
 
 
 def test_a_page_that_came_over_https_says_why_it_opens_no_ws_elsewhere(
-    browser: webdriver.Chrome, server: Program
+    browser: webdriver.Chrome, start: Callable[..., Program]
 ) -> None:
     """Mixed content: no attempt is made, and the ways out are named."""
+    server = start("--origin", f"http://{FOREIGN}")
     page = Page(browser, url_of(server, "https", FOREIGN))
     assert page.one("#use-wss").is_selected()
     page.connect("ann", wss=False)
@@ -372,12 +373,15 @@ def test_a_page_that_came_over_https_says_why_it_opens_no_ws_elsewhere(
     assert page.text("#state") == "Not connected"
 
 
-def test_a_page_from_a_foreign_name_is_refused_in_words(browser: webdriver.Chrome, server: Program) -> None:
+def test_a_page_from_elsewhere_is_refused_in_words(
+    browser: webdriver.Chrome, server: Program, start: Callable[..., Program]
+) -> None:
     """The server is there, but says no: both halves tell that, not that there is no answer."""
-    page = Page(browser, url_of(server, host=FOREIGN))
+    elsewhere = start("--origin", f"http://{FOREIGN}")
+    page = Page(browser, url_of(elsewhere, host=FOREIGN))
     page.sees("#monitor-trouble", "shows its window only to clients on its own machine")
-    page.connect("ann")
-    page.sees("#trouble", f"{FOREIGN}:{server.port} is there, but refuses this page.", "--origin")
+    page.connect("ann", host="127.0.0.1", port=server.port)
+    page.sees("#trouble", f"127.0.0.1:{server.port} is there, but refuses this page.", "--origin")
 
 
 def test_a_host_that_is_none_is_said(browser: webdriver.Chrome, server: Program) -> None:
