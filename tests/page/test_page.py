@@ -377,11 +377,11 @@ def test_a_page_from_elsewhere_is_refused_in_words(
     browser: webdriver.Chrome, server: Program, start: Callable[..., Program]
 ) -> None:
     """The server is there, but says no: both halves tell that, not that there is no answer."""
-    elsewhere = start("--origin", f"http://{FOREIGN}")
-    page = Page(browser, url_of(elsewhere, host=FOREIGN))
+    page = Page(browser, url_of(start("--origin", f"http://{FOREIGN}"), host=FOREIGN))
     page.sees("#monitor-trouble", "shows its window only to clients on its own machine")
-    page.connect("ann", host="127.0.0.1", port=server.port)
-    page.sees("#trouble", f"127.0.0.1:{server.port} is there, but refuses this page.", "--origin")
+    page = Page(browser, (REPO / "static" / "index.html").as_uri())
+    page.connect("ann", host=FOREIGN, port=server.port)
+    page.sees("#trouble", f"{FOREIGN}:{server.port} is there, but refuses this page.", "--origin")
 
 
 def test_a_host_that_is_none_is_said(browser: webdriver.Chrome, server: Program) -> None:
