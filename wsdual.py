@@ -58,7 +58,6 @@ import base64
 import contextlib
 import errno
 import getpass
-import io
 import ipaddress
 import json
 import logging
@@ -78,7 +77,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from email.utils import formatdate
 from enum import Enum, IntEnum
@@ -90,7 +89,15 @@ from urllib.parse import unquote, urlsplit
 try:
     import h11
     from wsproto.extensions import PerMessageDeflate
-    from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, ParseFailed, RsvBits
+    from wsproto.frame_protocol import (
+        Buffer,
+        CloseReason,
+        FrameDecoder,
+        FrameProtocol,
+        Opcode,
+        ParseFailed,
+        RsvBits,
+    )
     from wsproto.utilities import generate_accept_token
 except ImportError as missing:
     if __name__ != "__main__":
@@ -1369,11 +1376,11 @@ NO_RSV_BITS = RsvBits(False, False, False)
 
 
 class Frames:
-    """WebSocket frames (RFC 6455), which wsproto reads and writes. No socket, no thread: bytes in, events
-    out; messages in, bytes out.
+    """WebSocket frames (RFC 6455). No socket, no thread: bytes in, events out; messages in, bytes out.
 
-    There are two FrameProtocols, one for each direction, since they have nothing in common but the
-    name: so one thread may receive while another encodes.
+    wsproto reads and writes them; those that are like nearly all others take a short way past it. There are
+    two FrameProtocols, one for each direction, since they have nothing in common but the name: so one
+    thread may receive while another encodes.
 
     Args: limits, of a message; deflate, the answer to the client's offer of permessage-deflate, or "".
     """
@@ -1382,50 +1389,93 @@ class Frames:
     silent_end = {"code": 1006, "why": "closed without a close frame"}
 
     def __init__(self, limits: Limits, deflate: str = "") -> None:
-        outbound = PerMessageDeflate()
+        self._limit, self._deflate = limits.message, PerMessageDeflate()
         if deflate:
-            outbound.accept(deflate)
-        self._inbound = FrameProtocol(client=False, extensions=[Bounds(limits, deflate)])
-        self._outbound = FrameProtocol(client=False, extensions=[outbound])
-        self._pieces: Any = None  # of a message that isn't complete: a StringIO or BytesIO
+            self._deflate.accept(deflate)
+        self._bounds = Bounds(limits, deflate)
+        self._inbound = FrameProtocol(client=False, extensions=[self._bounds])
+        self._outbound = FrameProtocol(client=False, extensions=[self._deflate])
+        self._half_read = False  # wsproto holds a part of a frame or of a message
+        self._pieces: list[Any] = []  # of a message
 
     def receive(self, data: bytes) -> Iterator[Event]:
         """Take received bytes apart: messages, answers to give, and at most one goodbye, the last."""
+        while data:
+            if not self._half_read:
+                data = yield from self.ordinary(data)
+            if data:
+                data = yield from self._any(data)
+
+    def ordinary(self, data: bytes) -> Generator[Event, None, bytes]:
+        """Take the frames that stand whole at the beginning of some bytes and are of the usual form: final,
+        text or binary, not compressed, masked, with one of the shorter lengths (RFC 6455 section 5.2):
+
+             1 byte            1 byte        2, where n is 126   4      length
+            .----------------.-------------.------------------.------.--------------------.
+            | FIN 000 opcode | MASK n      | length           | mask | payload, XOR mask  |
+            '----------------'-------------'------------------'------'--------------------'
+
+        Returns the bytes from the first frame on that is different or wrong in any way: wsproto judges it.
+        """
+        start, size = 0, len(data)
+        while size - start >= 6 and (first := data[start]) in (0x81, 0x82):
+            length, body = data[start + 1] - 0x80, start + 6
+            if length == 126:
+                length, body = int.from_bytes(data[start + 2 : start + 4], "big"), start + 8
+                if length < 126:
+                    break  # it would have fitted into n
+            end = body + length
+            if not 0 <= length <= self._limit or data[start + 1] == 0xFF or end > size:
+                break
+            mask = (data[body - 4 : body] * (length // 4 + 1))[:length]
+            bits = int.from_bytes(data[body:end], "little") ^ int.from_bytes(mask, "little")
+            payload = bits.to_bytes(length, "little")
+            try:
+                message = payload.decode() if first == 0x81 else payload
+            except UnicodeDecodeError:
+                break
+            yield message
+            start = end
+        return data[start:]
+
+    def _any(self, data: bytes) -> Generator[Event, None, bytes]:
+        """Take any frames, until a message is complete; return the bytes behind it."""
+        self._half_read, in_message = True, bool(self._pieces)
         self._inbound.receive_bytes(data)
         try:
-            for frame in self._inbound.received_frames():
-                if frame.opcode < Opcode.CLOSE:
-                    if (message := self._complete(frame)) is not None:
-                        yield message
-                elif frame.opcode is Opcode.PING:
-                    yield Answer(self._outbound.pong(frame.payload))  # type: ignore[arg-type]
-                elif frame.opcode is Opcode.CLOSE:
-                    code, reason = frame.payload  # type: ignore[str-unpack]
-                    yield Goodbye(int(code), str(reason))
+            for opcode, payload, _, finished in self._inbound.received_frames():
+                if opcode is Opcode.CLOSE:
+                    yield Goodbye(int(payload[0]), str(payload[1]))
+                    return b""
+                if opcode is Opcode.PING:
+                    yield Answer(self._outbound.pong(payload))  # type: ignore[arg-type]
+                elif opcode < Opcode.CLOSE:
+                    self._pieces.append(payload)
+                    in_message = not finished
+                    if finished:
+                        pieces, self._pieces = self._pieces, []
+                        yield pieces[0] if len(pieces) == 1 else type(payload)().join(pieces)  # type: ignore
+                if not in_message:
+                    self._half_read = False
+                    return self._bounds.give_back()
         except ParseFailed as fault:
             too_big = fault.code is CloseReason.MESSAGE_TOO_BIG
             yield Goodbye(int(fault.code), "message too big" if too_big else str(fault), fault=True)
-
-    def _complete(self, frame: Any) -> Any:
-        """Put a message's pieces together; None until the last has come."""
-        if self._pieces is None:
-            if frame.message_finished:
-                return frame.payload
-            self._pieces = io.StringIO() if isinstance(frame.payload, str) else io.BytesIO()
-        self._pieces.write(frame.payload)
-        if not frame.message_finished:
-            return None
-        message, self._pieces = self._pieces.getvalue(), None
-        return message
+        return b""
 
     def encode(self, message: str | bytes) -> Bytes:
         """A message as one frame, compressed where that was agreed. One thread at a time."""
-        return self._outbound.send_data(message)
+        return self._outbound.send_data(message) if self._deflate.enabled() else self.plain(message)
 
     @staticmethod
     def plain(message: str | bytes) -> bytes:
         """A message as an uncompressed frame, which every client takes (RFC 7692 section 6)."""
-        return bytes(FrameProtocol(client=False, extensions=[]).send_data(message))
+        first, payload = (0x81, message.encode()) if isinstance(message, str) else (0x82, message)
+        size = len(payload)
+        if size < 126:
+            return bytes((first, size)) + payload
+        head = ("!BBH", first, 126, size) if size < 2**16 else ("!BBQ", first, 127, size)
+        return struct.pack(*head) + payload
 
     def goodbye(self, code: int, reason: str) -> Bytes:
         """A close frame; 1005, which stands for none, has no code in it (RFC 6455 section 7.4.1)."""
@@ -1453,6 +1503,7 @@ class Bounds(PerMessageDeflate):
         self._size = self._before = 0  # of the message so far, and without its last frame
         self._empty = 0  # frames of it that add nothing
         self._in_control_frame = self._compressed = False
+        self._buffer = Buffer()
         if agreed:
             self.accept(agreed)
 
@@ -1460,11 +1511,19 @@ class Bounds(PerMessageDeflate):
         """Always."""
         return True
 
+    def give_back(self) -> bytes:
+        """The bytes that wsproto has, and hasn't looked at yet."""
+        data = bytes(self._buffer.consume_at_most(len(self._buffer)))
+        self._buffer.commit()
+        return data
+
     def frame_inbound_header(
         self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
     ) -> CloseReason | RsvBits:
         """Refuse a frame by the length that it claims. (wsproto shows a header twice where the mask comes
         a moment later: nothing is added up here.)"""
+        assert isinstance(proto, FrameDecoder)
+        self._buffer = proto.buffer
         self._in_control_frame = opcode >= Opcode.CLOSE
         if self._in_control_frame:
             return NO_RSV_BITS
