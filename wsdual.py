@@ -77,6 +77,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from email.utils import formatdate
@@ -151,6 +152,7 @@ HANDSHAKES = 2  # that compute at one time: those who are served get their turn 
 OUT_OF_THEM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # descriptors, memory
 
 Bytes = bytes | bytearray
+File = str | os.PathLike[str]
 Result = TypeVar("Result")
 
 
@@ -217,17 +219,10 @@ class DualServer(socketserver.ThreadingTCPServer):
     request_queue_size = 1024  # the class's 5 turns a classroom away
 
     def __init__(
-        self,
-        address: tuple[str, int],
-        apps: Mapping[str, App | Callable[[Peer], object]],
-        *,
-        tls: ssl.SSLContext | None = None,
-        detect: str = "peek",
-        memory: float = 6.0,
-        limits: Limits | None = None,
-        origins: Iterable[str] = (),
-        static: str | os.PathLike[str] | None = None,
-    ) -> None:
+        self, address: tuple[str, int], apps: Mapping[str, App | Callable[[Peer], object]], *,
+        tls: ssl.SSLContext | None = None, detect: str = "peek", memory: float = 6.0,
+        limits: Limits | None = None, origins: Iterable[str] = (), static: File | None = None,
+    ) -> None:  # fmt: skip
         if detect not in ("peek", "trial"):
             raise ValueError(f"detect is 'peek' or 'trial', not {detect!r}")
         self.apps, self.tls, self.detect = dict(apps), tls, detect
@@ -239,11 +234,9 @@ class DualServer(socketserver.ThreadingTCPServer):
         self.drainer = Drainer()
         self.handshakes = threading.Semaphore(HANDSHAKES)
         self._room = threading.Semaphore(self.limits.clients + DOORMEN)
-        self._left = threading.Condition()  # guards the register, which is the next four
+        self._left = threading.Condition()  # guards the register, which is the next two lines
         self._connections: dict[int, Connection] = {}
-        self._seats = self.limits.clients
-        self._last_id = 0
-        self._ending = False
+        self._seats, self._last_id, self._ending = self.limits.clients, 0, False
         self._warned = Deadline(0)
         if address[0]:
             families = {entry[0] for entry in socket.getaddrinfo(address[0], None)}
@@ -325,16 +318,6 @@ class DualServer(socketserver.ThreadingTCPServer):
         app = self.apps.get(path)
         return app if app is None or isinstance(app, App) else App(app)
 
-    def tell(self, connection: Connection, step: str, **facts: Any) -> None:
-        """Tell the observers one step of a connection. Never call it while holding a lock."""
-        if self.observers:
-            event = {"type": "event", "id": connection.id, "time": time.time(), "step": step, **facts}
-            for observe in tuple(self.observers):
-                try:
-                    observe(event)
-                except Exception:
-                    log.exception("an observer failed")
-
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log the traceback of a fault of this module's own. May be overridden."""
         log.exception("a fault in the server, with client %s", client_address)
@@ -405,8 +388,12 @@ class Connection(socketserver.BaseRequestHandler):
             self.tell("closed", **(self.ended or {"why": self.wire.why}))
 
     def tell(self, step: str, **facts: Any) -> None:
-        """Tell the observers of this connection's next step."""
-        self.server.tell(self, step, **facts)
+        """Tell the observers of this connection's next step. Never call it while holding a lock."""
+        for observe in tuple(self.server.observers):
+            try:
+                observe({"type": "event", "id": self.id, "time": time.time(), "step": step, **facts})
+            except Exception:
+                log.exception("an observer failed")
 
     def go_away(self) -> None:
         """End this connection, as the server ends. Any thread may call it."""
@@ -667,12 +654,9 @@ class IpMemory:
 
 
 def server_context(
-    cert: str | os.PathLike[str] | bytes,
-    password: str | None = None,
-    key: str | os.PathLike[str] | None = None,
-    minimum: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2,
-    client_ca: str | os.PathLike[str] | None = None,
-) -> ssl.SSLContext:
+    cert: File | bytes, password: str | None = None, key: File | None = None,
+    minimum: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2, client_ca: File | None = None,
+) -> ssl.SSLContext:  # fmt: skip
     """Make the TLS settings of a server.
 
     Args:
@@ -706,7 +690,7 @@ def server_context(
     return context
 
 
-def bare_context(client_ca: str | os.PathLike[str] | None) -> ssl.SSLContext:
+def bare_context(client_ca: File | None) -> ssl.SSLContext:
     """A server's TLS settings without a certificate. Nothing may be chosen that costs the server much: one
     ClientHello that offers ffdhe8192 alone takes 0.17 s in one call into OpenSSL, which no deadline ends."""
     if client_ca is not None:
@@ -726,12 +710,7 @@ def bare_context(client_ca: str | os.PathLike[str] | None) -> ssl.SSLContext:
     return context
 
 
-def load_pem(
-    context: ssl.SSLContext,
-    cert: str | os.PathLike[str],
-    key: str | os.PathLike[str] | None,
-    password: str | None,
-) -> None:
+def load_pem(context: ssl.SSLContext, cert: File, key: File | None, password: str | None) -> None:
     """Load a certificate and its key from PEM files. Raises OSError, ValueError."""
     locked = b"ENCRYPTED" in Path(key or cert).read_bytes()
     try:
@@ -1372,6 +1351,7 @@ class Goodbye(NamedTuple):
 
 
 Event = str | bytes | Answer | Goodbye
+Proto = FrameDecoder | FrameProtocol
 NO_RSV_BITS = RsvBits(False, False, False)
 
 
@@ -1518,7 +1498,7 @@ class Bounds(PerMessageDeflate):
         return data
 
     def frame_inbound_header(
-        self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
+        self, proto: Proto, opcode: Opcode, rsv: RsvBits, payload_length: int
     ) -> CloseReason | RsvBits:
         """Refuse a frame by the length that it claims. (wsproto shows a header twice where the mask comes
         a moment later: nothing is added up here.)"""
@@ -1536,9 +1516,7 @@ class Bounds(PerMessageDeflate):
             return NO_RSV_BITS
         return super().frame_inbound_header(proto, opcode, rsv, payload_length)
 
-    def frame_inbound_payload_data(
-        self, proto: FrameDecoder | FrameProtocol, data: bytes
-    ) -> bytes | CloseReason:
+    def frame_inbound_payload_data(self, proto: Proto, data: bytes) -> bytes | CloseReason:
         """Inflate in steps so small that one makes no more than the limit: deflate makes 1032 of 1."""
         if self._in_control_frame:
             return data
@@ -1559,9 +1537,7 @@ class Bounds(PerMessageDeflate):
         self._size += len(data)
         return data
 
-    def frame_inbound_complete(
-        self, proto: FrameDecoder | FrameProtocol, fin: bool
-    ) -> bytes | CloseReason | None:
+    def frame_inbound_complete(self, proto: Proto, fin: bool) -> bytes | CloseReason | None:
         """End a message, but not for a control frame in the midst of it."""
         if self._in_control_frame:
             return None
@@ -1881,31 +1857,29 @@ class Chat:
     order; that is short, since a broadcast waits for nobody.
     """
 
-    MESSAGE = 64 * 1024  # bytes at most: JSON of a megabyte takes a tenth of a second to read
+    MESSAGE = 64 * 1024  # bytes at most: a megabyte of JSON takes a tenth of a second to read
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._users: dict[str, Peer] = {}
+        self._leaving: deque[Peer] = deque()
 
     def __call__(self, peer: Peer) -> None:
         """Serve one peer."""
+        actions = {"login": self._login, "say": self._say, "who": self._who}
         try:
             for message in peer:
                 try:
-                    self._answer(peer, read_json(message))
+                    request = read_json(message)
+                    if (type := request.get("type")) not in tuple(actions):
+                        raise ValueError("type is one of: login, say, who")
+                    if peer.name is None and type != "login":
+                        raise ValueError('log in first: {"type":"login","name":"..."}')
+                    actions[type](peer, request)
                 except ValueError as error:
                     peer.send(say("error", reason=str(error)))
         finally:
             self._leave(peer)
-
-    def _answer(self, peer: Peer, request: dict[str, Any]) -> None:
-        actions = {"login": self._login, "say": self._say, "who": self._who}
-        action = actions.get(request["type"]) if isinstance(request.get("type"), str) else None
-        if action is None:
-            raise ValueError("type is one of: login, say, who")
-        if peer.name is None and action != self._login:
-            raise ValueError('log in first: {"type":"login","name":"..."}')
-        action(peer, request)
 
     def _login(self, peer: Peer, request: dict[str, Any]) -> None:
         name = request.get("name")
@@ -1944,9 +1918,11 @@ class Chat:
         return [{"name": name, "kind": user.kind} for name, user in self._users.items()]
 
     def _leave(self, peer: Peer) -> None:
-        with self._lock:
-            if peer.name is not None and self._users.pop(peer.name, None) is not None:
-                broadcast(self._users.values(), say("left", name=peer.name))
+        self._leaving.append(peer)
+        with self._lock:  # all who wait for it go together: nobody tells those who are gone of each other
+            leaving = [self._leaving.popleft() for _ in range(len(self._leaving))]
+            for name in [each.name for each in leaving if each.name and self._users.pop(each.name, None)]:
+                broadcast(self._users.values(), say("left", name=name))
 
 
 # What a terminal could take for a command, or UTF-8 can't carry.
@@ -2036,8 +2012,7 @@ class Monitor:
     # ---- the jobs
 
     def _enter(self, peer: Peer, _: None) -> None:
-        # First observe, then look: a step between the two is told twice rather than not at all.
-        if not self._missed:
+        if not self._missed:  # first observe, then look: better told twice than not at all
             self._server.observers.append(self.observe)
         self._missed[peer] = 0
         peer.send(self._snapshot())
@@ -2050,7 +2025,6 @@ class Monitor:
             self._unwatch(peer, number)
 
     def _snapshot(self) -> str:
-        """How things stand now."""
         clients = [
             {"id": connection.id, "kind": peer.kind, "address": host_port(*peer.address), "path": peer.path,
              "name": peer.name, "tls": " ".join(peer.tls) if peer.tls else None}
@@ -2077,17 +2051,12 @@ class Monitor:
             peer.send(message)
 
     def _watch(self, peer: Peer, number: int) -> None:
-        """Begin to show a connection's bytes."""
         for connection in self._server.everyone():
-            if connection.id == number and connection.peer and not self._serves(connection.path):
+            if connection.id == number and connection.peer and connection.peer not in self._missed:
                 self._watched.setdefault(number, (connection, set()))[1].add(peer)
                 connection.wire.tap = lambda sender, data: self._later(self._show, number, (sender, data))
                 return
         peer.send(say("error", reason=f"no connection {number} that can be watched"))
-
-    def _serves(self, path: str | None) -> bool:
-        app = self._server.app(path or "")
-        return app is not None and app.serve is self
 
     def _unwatch(self, peer: Peer, number: int) -> None:
         connection, watchers = self._watched.get(number, (None, set()))
@@ -2097,7 +2066,6 @@ class Monitor:
             del self._watched[number]
 
     def _show(self, number: int, chunk: tuple[str, bytes]) -> None:
-        """Pass a watched connection's bytes on."""
         sender, data = chunk
         shown = {"bytes": data[: self.SHOWN].hex(), "more": max(0, len(data) - self.SHOWN)}
         event = {"type": "bytes", "id": number, "time": time.time(), "from": sender, **shown}
@@ -2105,6 +2073,9 @@ class Monitor:
 
 
 # ================================================================ 9. the command line
+
+# SIGHUP: the terminal was closed. It doesn't exist on Windows.
+ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -2115,7 +2086,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for number in ENDING_SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
                 signal.signal(number, signal.default_int_handler)
-        server = make_server(options)
+        raise_descriptor_limit(options.max_clients + DOORMEN + 50)
+        pinned = [] if options.no_pin else hold_to_one_core()
+        server = Program(options)
     except KeyboardInterrupt:
         return 130  # before it runs: at the question for a password, say
     except (OSError, ValueError, OverflowError, ImportError) as error:
@@ -2124,15 +2097,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with server, contextlib.suppress(KeyboardInterrupt):
         server.heed_signals()
         server.drainer.start()
-        introduce(server, server.about)
+        introduce(server, [*server.about, *pinned])
         server.serve_forever(poll_interval=0.1)
     if hasattr(signal, "pthread_sigmask"):  # one more signal shall not disturb the last steps
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
     return 0
-
-
-# SIGHUP: the terminal was closed. It doesn't exist on Windows.
-ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 class Program(DualServer):
@@ -2146,22 +2115,18 @@ class Program(DualServer):
 
     def __init__(self, options: argparse.Namespace) -> None:
         tls, self.about = prepare_tls(options)
-        self.options, self._seen, self._next_look = options, self._stamps(options), time.monotonic() + 1
+        self.options, self._seen, self._next_look = options, self._stamps(options), Deadline(1)
         self._has_terminal = os.isatty(0)
-        limits = Limits(
-            clients=options.max_clients,
-            message=options.max_message,
-            handshake=options.handshake_timeout,
-            ping=options.ping_interval,
-        )
+        limits = Limits(clients=options.max_clients, message=options.max_message,
+                        handshake=options.handshake_timeout, ping=options.ping_interval)  # fmt: skip
         chat = App(Chat(), message=min(Chat.MESSAGE, limits.message))
         apps: dict[str, App | Callable[[Peer], object]] = {"/chat": chat, "/echo": echo}
         apps["/"] = apps["/" + options.app]
         apps["/monitor"] = App(Monitor(self), loopback_only=True)  # it shows what users write
-        super().__init__(
-            (options.host, options.port), apps, tls=tls, detect=options.detect, memory=options.memory,
-            limits=limits, origins=options.origin, static=options.static,
-        )  # fmt: skip
+        super().__init__((options.host, options.port), apps, tls=tls, detect=options.detect, limits=limits,
+                         memory=options.memory, origins=options.origin, static=options.static)  # fmt: skip
+        if not os.path.isdir(options.static):
+            log.warning("no folder %s: HTTP clients get 404 (--static names another)", options.static)
         if options.verbose:
             self.observers.append(log_event)
 
@@ -2179,11 +2144,11 @@ class Program(DualServer):
         terminal_closed = self._has_terminal and not os.isatty(0)
         if self.ending or (self.hung_up and (self.options.cert is None or terminal_closed)):
             raise KeyboardInterrupt  # here it disturbs nobody
-        if self.options.cert and (self.hung_up or time.monotonic() > self._next_look):
+        if self.options.cert and (self.hung_up or not self._next_look.left()):
             stamps = self._stamps(self.options)
             if self.hung_up or stamps != self._seen:
                 self.renew()
-            self._seen, self.hung_up, self._next_look = stamps, False, time.monotonic() + 1
+            self._seen, self.hung_up, self._next_look = stamps, False, Deadline(1)
 
     def renew(self) -> None:
         """New connections get a new context; the one in use is never changed."""
@@ -2201,17 +2166,6 @@ class Program(DualServer):
                 about = os.stat(name or "")
                 stamps.append((name, about.st_mtime_ns, about.st_size, about.st_ino))
         return stamps
-
-
-def make_server(options: argparse.Namespace) -> Program:
-    """Prepare the process, and make the server."""
-    raise_descriptor_limit(options.max_clients + DOORMEN + 50)
-    pinned = None if options.no_pin else hold_to_one_core()
-    server = Program(options)
-    if not os.path.isdir(options.static):
-        log.warning("no folder %s: HTTP clients get 404 (--static names another)", options.static)
-    server.about += [pinned] if pinned else []
-    return server
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -2261,30 +2215,27 @@ def number(kind: Callable[[str], float], low: float, high: float) -> Callable[[s
 
     def parse(text: str) -> float:
         """The number that a text is. Raises ArgumentTypeError for none, or one out of the range."""
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text!r} isn't a number from {low} to {high}")
-        return value
+        with contextlib.suppress(ValueError):
+            if low <= (value := kind(text)) <= high:
+                return value
+        raise argparse.ArgumentTypeError(f"{text!r} isn't a number from {low} to {high}")
 
     return parse
 
 
-def hold_to_one_core() -> str | None:
-    """Keep this process on one of its cores, where that pays; return a line that says so. It holds for
-    threads that start afterwards.
+def hold_to_one_core() -> list[str]:
+    """Keep this process, with the threads that it starts afterwards, on one of its cores, where that pays;
+    return a line that says so.
 
     Threads that share a GIL run one at a time anyway. Spread over cores they also hand the lock
     from core to core, which costs more than the work: 50 busy connections got twice as far on one.
     """
     has_gil = getattr(sys, "_is_gil_enabled", lambda: True)()
     if not has_gil or not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2:
-        return None
+        return []
     core = secrets.choice(sorted(os.sched_getaffinity(0)))
     os.sched_setaffinity(0, {core})
-    return f"held to core {core}, where its threads don't contend (--no-pin against it)"
+    return [f"held to core {core}, where its threads don't contend (--no-pin against it)"]
 
 
 def raise_descriptor_limit(needed: int) -> None:
@@ -2313,11 +2264,11 @@ def prepare_tls(options: argparse.Namespace) -> tuple[ssl.SSLContext, list[str]]
     elif b"-----BEGIN " not in (data := Path(options.cert).read_bytes()):
         cert, password = tool_for_pfx(options.cert).pfx_to_pem(data, passwords(options), options.cert)
     elif b"ENCRYPTED" in (Path(options.key).read_bytes() if options.key else data):
-        password = find_password(options)
+        *_, password = passwords(options)
     minimum = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}[options.tls_min]
     context = server_context(cert, password, options.key, minimum, options.client_ca)
     about: list[str] = []
-    with contextlib.suppress(ImportError):  # which tells more of a certificate than the standard library can
+    with contextlib.suppress(ImportError):  # the standard library can't tell what is in a certificate
         import cert_tool
 
         about = cert_tool.summary(cert if isinstance(cert, bytes) else data)
@@ -2327,32 +2278,28 @@ def prepare_tls(options: argparse.Namespace) -> tuple[ssl.SSLContext, list[str]]
 
 
 def passwords(options: argparse.Namespace) -> Iterator[str | None]:
-    """The passwords to try on a file: none at first, and only then the one that may have to be asked for."""
+    """What to try on a key: no password, and then the one from the file, the environment, or the terminal.
+    Raises OSError, ValueError."""
     yield None
-    yield find_password(options)
-
-
-def find_password(options: argparse.Namespace) -> str:
-    """The key's password: from the file, the environment, or the terminal. Raises ValueError."""
-    if options.password_file:
-        return Path(options.password_file).read_text(encoding="utf-8-sig").partition("\n")[0].rstrip("\r")
-    if os.environ.get("WSDUAL_PASSWORD"):
-        return os.environ["WSDUAL_PASSWORD"]
     locked = options.key or options.cert
-    if options.typed is None:  # asked once; a renewed file has the same password
-        if not (options.may_ask and sys.stdin and sys.stdin.isatty()):
-            raise ValueError(f"{locked} has a password: give it by --password-file or $WSDUAL_PASSWORD")
-        options.typed = getpass.getpass(f"Password of {locked}: ")
-    return str(options.typed)
+    if options.password_file:
+        yield Path(options.password_file).read_text(encoding="utf-8-sig").partition("\n")[0].rstrip("\r")
+    elif os.environ.get("WSDUAL_PASSWORD"):
+        yield os.environ["WSDUAL_PASSWORD"]
+    else:
+        if options.typed is None:  # asked once; a renewed file has the same password
+            if not (options.may_ask and sys.stdin and sys.stdin.isatty()):
+                raise ValueError(f"{locked} has a password: give it by --password-file or $WSDUAL_PASSWORD")
+            options.typed = getpass.getpass(f"Password of {locked}: ")
+        yield options.typed
 
 
 def log_event(event: dict[str, Any]) -> None:
     """Print one event as a line."""
-    facts = {key: value for key, value in event.items() if key not in ("type", "id", "time", "step")}
+    facts = {key: str(value) for key, value in event.items() if key not in ("type", "id", "time", "step")}
     # A client chooses some of these words: none of its control characters may reach the terminal.
-    safe = ((key, value if str(value).isprintable() else ascii(value)) for key, value in facts.items())
-    words = " ".join(f"{key}={value}" for key, value in safe)
-    log.info("#%d %s %s", event["id"], event["step"], words)
+    words = [f"{key}={value if value.isprintable() else ascii(value)}" for key, value in facts.items()]
+    log.info("#%d %s %s", event["id"], event["step"], " ".join(words))
 
 
 def introduce(server: DualServer, about: Iterable[str]) -> None:
