@@ -1013,7 +1013,7 @@ def cause_trouble(at: tuple[str, int]) -> None:
 
 def test_main_messages_of_a_connection_are_those_of_the_table(start: Callable[..., Program]) -> None:
     """Those that can be brought about soon, as a watcher sees them."""
-    server = start("--handshake-timeout", "0.3", "--max-message", "1000", "-v")
+    server = start("--handshake-timeout", "1", "--max-message", "1000", "-v")
     assert set(CAUSED) <= set(error_messages())
     with Watcher(server.address) as watcher:
         cause_trouble(server.address)
