@@ -657,13 +657,15 @@ class Contestant:
     """One server under one load: started when its turn comes, and anew after a failure."""
 
     def __init__(self, load: Load, name: str, start: Callable[[], Running]) -> None:
-        self.load, self.start, self.steps, self.target = load, start, None, None
+        self.load, self.start, self.steps, self.target, self.stale = load, start, None, None, math.inf
         self.once, self.rated = load.measures == "once", load.measures == "rate"
         self.make: Callable[..., Steps] = wsproto_alone if name == ALONE else load.steps
 
     def turn(self, seconds: float) -> Figures:
         """One slice. Raises Failed with the reason where the server doesn't do it."""
         signal.alarm(300 if self.once or self.load.kept else 30)
+        if clock() > self.stale:
+            self.close()
         try:
             if self.target is None:
                 self.target = self.start()
@@ -676,6 +678,7 @@ class Contestant:
             raise Failed(reason) from None
         finally:
             signal.alarm(0)
+            self.stale = clock() + 30  # servers drop who hasn't answered a ping for so long
             if self.once:
                 self.close()  # what it has freed would be taken again
 
