@@ -233,12 +233,13 @@ def websocket_server(port: int, app: str, tls: TLS, cert: str) -> None:
 def bare_threads(port: int, app: str, tls: TLS, cert: str) -> None:
     """A thread for each connection, which knows all answers beforehand; on one core, as wsdual is."""
     switching = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    farewell = frame(CloseConnection(code=1000), ConnectionType.SERVER)
 
     def talk(sock: socket.socket, head: bytes) -> None:
         sock.sendall(switching + b"Sec-WebSocket-Accept: " + ACCEPT + b"\r\n\r\n")
         while (data := sock.recv(4096)) and data[0] != GOODBYE[0]:
             sock.sendall(SMALL_ECHO * (len(data) // len(SMALL)))
-        sock.sendall(frame(CloseConnection(code=1000), ConnectionType.SERVER))
+        sock.sendall(farewell)
         socket.socket.shutdown(sock, socket.SHUT_WR)
         sock.recv(1)
 
@@ -319,12 +320,6 @@ def commands(options: Any, name: str, port: int, app: str, tls: bool) -> Iterato
         yield port, [*me, str(port), app, str(cert) if tls else ""]
 
 
-def refuses(port: int) -> bool:
-    """Whether nobody listens there."""
-    with socket.socket() as sock:
-        return sock.connect_ex((HOST, port)) != 0
-
-
 class Running:
     """A server that accepts connections: one process, two with HAProxy, none for wsproto alone."""
 
@@ -338,14 +333,19 @@ class Running:
         try:
             for port, command in commands(options, name, self.port, app, self.tls):
                 self.processes.append(start(held + command, start_new_session=True))
-                until = clock() + 15
-                while refuses(port):
-                    if self.why_dead() or clock() > until:
-                        raise Failed(self.why_dead() or "it accepts no connections")
-                    time.sleep(0.02)
+                self._wait(port)
         except BaseException:
             self.close()
             raise
+
+    def _wait(self, port: int) -> None:
+        for _ in range(750):
+            with contextlib.suppress(OSError), socket.create_connection((HOST, port), 1):
+                return
+            time.sleep(0.02)
+            if self.why_dead():
+                break
+        raise Failed(self.why_dead() or "it accepts no connections")
 
     def why_dead(self) -> str:
         """What ended it, or '' while all of its processes live."""
@@ -543,8 +543,9 @@ def connect(target: Running, first: bool) -> Steps:
     while True:
         client = Client(target)
         with client.sock as sock:
-            sock.sendall(SMALL)
-            receive(sock, SMALL_ECHO)
+            if not first:
+                sock.sendall(SMALL)
+                receive(sock, SMALL_ECHO)
             sock.sendall(GOODBYE)
             with contextlib.suppress(ConnectionResetError):
                 while sock.recv(4096):
@@ -735,8 +736,8 @@ class Results(dict[Place, dict[str, list[tuple[Figures, Figures]]]]):
         ours.close()
 
     def look(self, place: Place, key: str, peer: str = OURS) -> tuple[float, float, float, float] | None:
-        """A server's figure (wsdual's is over all its slices); how many times as good wsdual is, pair by pair:
-        the end of the lowest quarter, the median, the beginning of the highest."""
+        """A server's figure (wsdual's is over all its slices); and of the pairs' ratios the end of the lowest
+        quarter, the median, the beginning of the highest."""
         pairs = self.get(place, {}).get(peer, [])
         if peer == OURS:
             pairs = [(ours, ours) for found in self.get(place, {}).values() for ours, _ in found]
@@ -844,8 +845,8 @@ def notes(results: Results, options: argparse.Namespace, others: float) -> list[
     return [
         f"{time.strftime('%Y-%m-%d %H:%M')}, {cpu}, {len(CORES)} cores, Linux {platform.release()}",
         f"Python {platform.python_version()}, {ssl.OPENSSL_VERSION}, {versions}",
-        f"{options.pairs} pairs of {options.slice:g} s slices. A ratio says how many times as good wsdual is.",
-        f"The load took at most {share:.0%} of its core ({' '.join(place)}), what for a message: see 'load'.",
+        f"{options.pairs} pairs of {options.slice:g} s slices. Ratios say how many times as good wsdual is.",
+        f"The load took at most {share:.0%} of its core ({' '.join(place)}); for each message, see 'load'.",
         f"Other programs used {others:.0%} of the machine meanwhile.",
         *(f"Left out: {what} ({why})." for what, why in options.missing.items()),
         *(f"Failed: {what} ({why})." for what, why in results.failures.items()),
@@ -889,7 +890,8 @@ def goals(results: Results) -> list[list[str]]:
     return lines
 
 
-STYLE = """text { font: 11px system-ui, sans-serif; fill: #24292f } .title { font-weight: 600; font-size: 13px }
+STYLE = """text { font: 11px system-ui, sans-serif; fill: #24292f }
+.title { font-weight: 600; font-size: 13px }
 .better { fill: #1a936f } .worse { fill: #d9730d } line { stroke: #8b949e; stroke-dasharray: 2 2 }
 @media (prefers-color-scheme: dark) {
 text { fill: #e6edf3 } .better { fill: #3fb68b } .worse { fill: #f0883e } }"""

@@ -3,8 +3,8 @@
 
     python tests/tools/methods.py [--markdown]
 
-With either method three times: one wss client alone, and a class of 30 behind one address, every second one on
-wss, all at the same moment. It takes half a minute, and what the benchmark beside it needs.
+With either method three times: one wss client alone, and a class of 30 behind one address, every second one
+on wss, all at the same moment. It takes half a minute, and what the benchmark beside it needs.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ CLASS, REPEATS = 30, 3
 
 
 def log_in(target: Running, source: str, number: int) -> tuple[int, float]:
-    """Log in as the trial method makes it, even numbers on wss: a wss client that was closed connects again at
-    once, others wait, and longer each time. How many connections it took, and the seconds."""
+    """Log in as the trial method makes it, even numbers on wss: a wss client that was closed connects again
+    at once, others wait, and longer each time. How many connections it took, and the seconds."""
     begin, pause, target = clock(), 0.05, copy.copy(target)
     target.tls = number % 2 == 0
     for attempt in range(1, 60):
