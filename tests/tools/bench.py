@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import atexit
 import contextlib
 import gc
 import importlib.metadata
@@ -307,9 +308,10 @@ def free_port() -> int:
 def commands(options: Any, name: str, port: int, app: str, tls: bool) -> Iterator[tuple[int, list[str]]]:
     """What to start, one after the other, each with the port to wait for."""
     cert, me = options.folder / "server.pem", [sys.executable, __file__, "serve", name]
+    app, *flags = app.split()
     if name in options.modules and app != "room":
-        flags = ["--cert", str(cert), "--max-clients", str(CROWD + 100), "--app", *app.split()]
-        yield port, [sys.executable, options.modules[name], "--port", str(port), *flags]
+        flags += ["--app", app, "--port", str(port), "--cert", str(cert), "--max-clients", str(CROWD + 100)]
+        yield port, [sys.executable, options.modules[name], *flags]
     elif name == "haproxy":
         backend, config = free_port(), options.folder / f"haproxy-{port}.cfg"
         text = HAPROXY.format(port=port, backend=backend, folder=options.folder)
@@ -329,14 +331,11 @@ class Running:
         held = [] if core is None else ["taskset", "-c", str(core)]
         environ = os.environ | {"PYTHONPATH": os.path.dirname(options.modules.get(name, ""))}
         none = subprocess.DEVNULL
+        atexit.register(self.close)  # whatever ends this program
         start: Any = partial(subprocess.Popen, stdin=none, stdout=none, stderr=none, env=environ)
-        try:
-            for port, command in commands(options, name, self.port, app, self.tls):
-                self.processes.append(start(held + command, start_new_session=True))
-                self._wait(port)
-        except BaseException:
-            self.close()
-            raise
+        for port, command in commands(options, name, self.port, app, self.tls):
+            self.processes.append(start(held + command, start_new_session=True))
+            self._wait(port)
 
     def _wait(self, port: int) -> None:
         for _ in range(750):
@@ -345,7 +344,9 @@ class Running:
             time.sleep(0.02)
             if self.why_dead():
                 break
-        raise Failed(self.why_dead() or "it accepts no connections")
+        reason = self.why_dead()
+        self.close()
+        raise Failed(reason or "it accepts no connections")
 
     def why_dead(self) -> str:
         """What ended it, or '' while all of its processes live."""
@@ -371,9 +372,9 @@ class Running:
     def close(self) -> None:
         """End its processes: each is the first of a session of its own."""
         for process in self.processes:
-            with contextlib.suppress(ProcessLookupError):
+            if process.returncode is None:
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait(10)
+                process.wait(10)
 
 
 # ---- The load's connections: raw sockets. An alarm bounds them; a timeout would cost a poll() each time.
@@ -610,12 +611,12 @@ def hold(target: Running, *sizes: int) -> Steps:
 
 @dataclass(frozen=True)
 class Load:
-    """One row: what the table calls it, its steps, what they measure, the application that they need."""
+    """One row: what the table calls it, its steps, what they measure, the application that they talk to."""
 
     title: str
     steps: Callable[..., Steps]
     measures: str = "rate"  # or "time", or "once"
-    app: str = "echo"
+    app: str = "echo"  # and, after blanks, flags for wsdual.py
     kept: bool = False  # its connections stay from slice to slice
     warm: int = 1  # messages at the beginning of a slice that don't count
     each: int = 1  # receivers of a message, among whom its processor time is divided
@@ -679,6 +680,7 @@ class Contestant:
             raise Failed(reason) from None
         finally:
             signal.alarm(0)
+            gc.enable()
             self.stale = clock() + 30  # servers drop who hasn't answered a ping for so long
             if self.once:
                 self.close()  # what it has freed would be taken again
@@ -698,7 +700,6 @@ class Contestant:
         while not found or clock() < begin + seconds:
             found.append(next(self.steps))
         took, own, served = clock() - begin, time.process_time() - own, target.cpu() - served
-        gc.enable()
         if not load.kept:
             self.steps = self.steps.close()
         count = (sum(found) if self.rated else len(found)) * load.each
@@ -727,10 +728,11 @@ class Results(dict[Place, dict[str, list[tuple[Figures, Figures]]]]):
                     found = {one: one.turn(seconds) for one in order}
                     done.append((found[ours], found[peer]))
                 except Failed as error:
-                    failures += 1
-                    self.failures[f"{' '.join(place)}, {name}"] = str(error)
+                    failures, reason = failures + 1, str(error)
             if failures < TRIES:
                 self.setdefault(place, {})[name] = done
+            else:
+                self.failures[f"{' '.join(place)}, {name}"] = reason
             if peer is not ours:
                 peer.close()
         ours.close()
