@@ -618,7 +618,7 @@ class Load:
     measures: str = "rate"  # or "time", or "once"
     app: str = "echo"  # and, after blanks, flags for wsdual.py
     kept: bool = False  # its connections stay from slice to slice
-    warm: int = 1  # messages at the beginning of a slice that don't count
+    warm: int = 1  # messages at the beginning of a slice that don't count; as many at least do
     each: int = 1  # receivers of a message, among whom its processor time is divided
     servers: tuple[str, ...] = tuple(SERVERS)
 
@@ -636,15 +636,14 @@ LOADS = {
         "an echo on each of 5,000", lambda target: hold(target, IDLE, CROWD), "once", servers=(OURS, OTHER)
     ),
 }
-SIZES = {f"{size:,}": size for size in (10, 100, 1000, CROWD)}
-GROWTH = {  # row -> number of connections -> load; the first one is what the others are compared with
-    "a message, one in flight on each": {
-        title: Load(title, partial(echo, count=n), kept=True, warm=2 * n) for title, n in SIZES.items()
-    },
-    "a broadcast, for each receiver": {
-        title: Load(title, partial(chat, users=n), "time", "room", kept=True, each=n)
-        for title, n in SIZES.items()
-    },
+SIZES = (10, 100, 1000, CROWD)
+GROWTH = {  # a load for each number of connections; the first one is what the others are compared with
+    "a message, one in flight on each": [
+        Load(f"{size:,}", partial(echo, count=size), kept=True, warm=2 * size) for size in SIZES
+    ],
+    "a broadcast, for each receiver": [
+        Load(f"{size:,}", partial(chat, users=size), "time", "room", kept=True, each=size) for size in SIZES
+    ],
 }
 
 # ---- Taking turns
@@ -687,7 +686,7 @@ class Contestant:
 
     def measure(self, seconds: float) -> Figures:
         """What comes out of so many seconds, and the processor time of server and load for one message."""
-        load, target, warm, found = self.load, self.target, 0, []
+        load, target, warm, done, found = self.load, self.target, 0, 0, []
         if self.steps is None:
             self.steps = self.make(target)
             next(self.steps)
@@ -697,12 +696,13 @@ class Contestant:
             warm += next(self.steps) if self.rated else load.warm
         gc.disable()
         served, own, begin = target.cpu(), time.process_time(), clock()
-        while not found or clock() < begin + seconds:
+        while done < load.warm or clock() < begin + seconds:
             found.append(next(self.steps))
+            done += found[-1] if self.rated else 1
         took, own, served = clock() - begin, time.process_time() - own, target.cpu() - served
         if not load.kept:
             self.steps = self.steps.close()
-        count = (sum(found) if self.rated else len(found)) * load.each
+        count = done * load.each
         figures = {"cpu": served / count, "load": own / count, "share": own / took}
         return figures | ({"rate": count / took} if self.rated else spread(found))
 
@@ -772,9 +772,10 @@ def run(results: Results, options: argparse.Namespace, mode: str) -> None:
                 results.compare((mode, wire, row), ours, peers or {OURS: ours}, rounds, options.slice)
         for row, name in itertools.product(GROWTH, (OURS, OTHER)):
             if "growth" in options.rows and mode == options.modes[0] and name in (OURS, *options.servers):
-                sizes = {title: contestant(name, load) for title, load in GROWTH[row].items()}
+                ours, *sizes = (contestant(name, load) for load in GROWTH[row])
                 place = (mode, wire, f"{SERVERS[name][0]}: {row}")
-                results.compare(place, sizes["10"], sizes, options.pairs, 4 * options.slice)
+                peers = {one.load.title: one for one in sizes}
+                results.compare(place, ours, peers, options.pairs, 4 * options.slice)
 
 
 # ---- The report
@@ -803,7 +804,8 @@ def table(results: Results, places: list[Place], *keys: str) -> list[list[str]]:
     """Rows and their servers, or the growth and its sizes, under a heading."""
     shown = [(place, key) for place in places for key in keys if results.look(place, key)]
     took_part = {name for place, _ in shown for name in results[place]}
-    columns = [OURS, *(name for name in (*SERVERS, *SIZES) if name in took_part - {OURS})]
+    known = [*SERVERS, *(f"{size:,}" for size in SIZES)]
+    columns = [OURS, *(name for name in known if name in took_part - {OURS})]
     lines = [["", *(SERVERS.get(name, (name,))[0] for name in columns), "load"]]
     for place, key in shown:
         title = LOADS[place[2]].title if place[2] in LOADS else place[2]
@@ -830,7 +832,8 @@ def report(results: Results, options: argparse.Namespace, others: float) -> str:
         sections[mode] = table(results, places, "rate", "p50", "p99", "idle", "used", "growth")
         sections[f"{mode}, the server's processor time for one message"] = table(results, places, "cpu")
     grown = [place for place in results if place[2] not in LOADS]
-    sections["growth: the same with more connections, to that with 10"] = table(results, grown, "cpu")
+    sections["growth: the same with more connections"] = lines = table(results, grown, "cpu")
+    lines[0][1] = f"{SIZES[0]}"
     sections["goals"] = goals(results) if options.goals else []
     for title, lines in sections.items():
         if lines[1:]:
