@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 # /// script
 # requires-python = ">=3.10"
-# dependencies = ["wsproto>=1.2", "cryptography>=42"]
+# dependencies = ["wsproto>=1.2,<1.4", "cryptography>=42"]
 # ///
 """One port that speaks ws, wss, http, https and plain TCP lines.
 
@@ -30,15 +30,25 @@ care. It gets a *peer* and talks to it:
         server.serve_forever()
 
 The module tells a connection's life twice: first DualServer and Connection, from accept to
-close; then what each step needs, in the same order: classify, remember, wrap, parse, talk.
-Then come the demo applications and the command line: `python wsdual.py --help`.
+close; then what each step needs, in the same order: detect, wrap, parse, talk. Then come the
+demo applications and the command line: `python wsdual.py --help`.
 
 Threads. The main thread accepts. Each connection has a thread of its own, which alone
 reads from that client and closes its socket. Any thread may send to any peer, and doesn't
 wait, unless it is the peer's own. What a client is too slow to take stays in its backlog,
 and one more thread, the Drainer, hands it over as the client makes room. A lock for each
-connection (Wire.lock) keeps them apart, and no thread ever waits for a client while it
-holds that lock.
+connection (Wire.lock) keeps them apart; no thread ever waits for a client while it holds it.
+
+The words for an ending:
+
+    refuse    tell a client why it isn't served (Refused), then close
+    close     say goodbye, in a close frame or a last line; the client may still answer
+    drop      give a client up at once, without a word
+    gone      what a client is that has closed or was dropped (PeerGone)
+    its end   close_notify where there is TLS, then FIN: nothing more will come
+    leaving   a wire that takes nothing new: its backlog goes out, then its end is said
+    ended     of a wire: the socket is of no use any more; of a peer: why, as the log tells it
+    the end   of the server: every client gets the close code 1001, and is dropped soon after
 """
 
 from __future__ import annotations
@@ -46,16 +56,14 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
-import ctypes
 import errno
 import getpass
-import io
 import ipaddress
 import json
 import logging
 import math
-import mimetypes
 import os
+import queue
 import re
 import secrets
 import select
@@ -64,26 +72,26 @@ import signal
 import socket
 import socketserver
 import ssl
+import struct
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from email.utils import formatdate
-from enum import Enum
+from enum import Enum, IntEnum
 from http import HTTPStatus
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeVar
 from urllib.parse import unquote, urlsplit
 
 try:
     import h11
-    from wsproto.extensions import Extension, PerMessageDeflate
+    from wsproto.extensions import PerMessageDeflate
     from wsproto.frame_protocol import (
+        Buffer,
         CloseReason,
-        Frame,
         FrameDecoder,
         FrameProtocol,
         Opcode,
@@ -96,7 +104,7 @@ except ImportError as missing:
         raise
     raise SystemExit(f"wsdual: {missing}: python -m pip install -r requirements.txt") from None
 
-__all__ = ["DualServer", "IpMemory", "Kind", "Limits", "Peer", "PeerGone", "Verdict",
+__all__ = ["App", "DualServer", "IpMemory", "Kind", "Limits", "Peer", "PeerGone", "Refused", "Verdict",
            "broadcast", "classify", "echo", "server_context"]  # fmt: skip
 
 log = logging.getLogger("wsdual")
@@ -119,14 +127,14 @@ class Verdict(str, Enum):  # noqa: UP042
 
 @dataclass(frozen=True)
 class Limits:
-    """Every bound of the server in one place. Sizes in bytes, times in seconds."""
+    """Every bound of the server that may be set. Sizes in bytes, times in seconds."""
 
     clients: int = 1000  # connections at once, whatever they do: each costs a thread
     message: int = 2**20  # one message, after inflating; websockets has the same default
     header: int = 16 * 1024  # a request's head; Apache allows 8 KiB a line, nginx 32 KiB in all
     handshake: float = 5.0  # from the first wait to the end of request or first line, TLS included
     ping: float = 20.0  # a client silent for so long is pinged; silent for as long again: dropped
-    closing: float = 2.0  # for a close frame's answer and the last bytes, each
+    closing: float = 2.0  # for a close frame's answer, and for the client's own end
 
     @property
     def backlog(self) -> int:
@@ -134,9 +142,16 @@ class Limits:
         return 2 * self.message + 64 * 1024
 
 
-PEEKED_BYTES = 16  # a TLS record's header has 5, the longest method 7: more tells no more
+PEEKED_BYTES = 16  # a TLS record's header has 5, the longest known method 7: more tells no more
 RECEIVED_BYTES = 64 * 1024  # at once; a TLS record has at most 16 KiB
 TLS_RECORD = 16 * 1024  # the largest piece that OpenSSL takes or leaves as a whole
+EMPTY_FRAMES = 1024  # in one message: they add nothing to its size, yet each costs as much as any
+DOORMEN = 50  # threads beyond the clients', which tell one client too many that it is one
+HANDSHAKES = 2  # that compute at one time: those who are served get their turn between them
+OUT_OF_THEM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # descriptors, memory
+
+Bytes = bytes | bytearray
+Result = TypeVar("Result")
 
 
 class Deadline:
@@ -151,11 +166,8 @@ class Deadline:
 
 
 class Refused(Exception):
-    """The server won't go on with this client.
-
-    Args: why, a sentence for the client and the log; status, for those who speak HTTP;
-    headers to go with it.
-    """
+    """The server won't go on with this client. Args: why, a sentence for the client and the log; status, for
+    those who speak HTTP; headers to go with it."""
 
     def __init__(self, why: str, status: int = 400, headers: Sequence[tuple[str, str]] = ()) -> None:
         super().__init__(why)
@@ -167,27 +179,35 @@ class PeerGone(ConnectionError):
     needn't catch it: the connection then ends as it should."""
 
 
-# ================================================================ 1. accept
+@dataclass(frozen=True)
+class App:
+    """An application with settings of its own; a bare function is App(function).
 
-Application = Callable[["Peer"], object]
-Serve = Callable[[Any, Any], None]  # one connection, given as its socket and address
-Seats = threading.Semaphore
-Bytes = bytes | bytearray
+    Args: serve, called with each Peer, in its thread; message, bytes in one message (None: as for the
+    whole server); loopback_only, whether it is for clients on this machine alone.
+    """
+
+    serve: Callable[[Peer], object]
+    message: int | None = None
+    loopback_only: bool = False
+
+
+# ================================================================ 1. accept
 
 
 class DualServer(socketserver.ThreadingTCPServer):
     """A ThreadingTCPServer whose one port answers all six kinds of connection.
 
     Args:
-        address: (host, port); a host with a colon is IPv6, "::" both families; port 0: any free one.
+        address: (host, port); host "" is all of IPv4, "::" all of both; port 0: any free one.
         apps: path -> application, for WebSockets; "/" also takes native clients.
-        tls: any ssl.SSLContext, or None for plain only. It may be replaced while the server
-            runs: new connections take the new one. One that requires client certificates
-            makes the server refuse plain connections.
+        tls: any ssl.SSLContext, or None for plain only. It may be replaced while the server runs: new
+            connections take the new one. One that requires client certificates refuses plain connections.
         detect: "peek", or "trial" for the article's method.
         memory: seconds that an address is remembered.
         limits: see Limits.
-        origins: foreign origins whose pages may connect, as "https://example.com".
+        origins: foreign origins whose pages may connect, as "https://example.com". Where there are
+            any, their hosts are the only ones that may be asked for (loopback aside).
         static: a folder whose files are served to HTTP, or None.
 
     Raises OSError where it can't listen, ValueError for an unknown method of detection.
@@ -199,7 +219,7 @@ class DualServer(socketserver.ThreadingTCPServer):
     def __init__(
         self,
         address: tuple[str, int],
-        apps: Mapping[str, Application],
+        apps: Mapping[str, App | Callable[[Peer], object]],
         *,
         tls: ssl.SSLContext | None = None,
         detect: str = "peek",
@@ -214,20 +234,20 @@ class DualServer(socketserver.ThreadingTCPServer):
         self.limits = limits or Limits()
         self.memory = IpMemory(memory)
         self.origins = frozenset(origin.lower().rstrip("/") for origin in origins)
-        self.hosts = frozenset(urlsplit(origin).netloc for origin in self.origins)
         self.static = None if static is None else Path(static).resolve()
         self.observers: list[Callable[[dict[str, Any]], None]] = []
-        self._seats: list[tuple[Seats, Serve]] = [
-            (threading.Semaphore(self.limits.clients), self.process_request_thread),
-            (threading.Semaphore(50), self.turn_away),  # for who comes when those are taken
-        ]
-        self._left = threading.Condition()  # guards the register, which is the next three
+        self.drainer = Drainer()
+        self.handshakes = threading.Semaphore(HANDSHAKES)
+        self._room = threading.Semaphore(self.limits.clients + DOORMEN)
+        self._left = threading.Condition()  # guards the register, which is the next four
         self._connections: dict[int, Connection] = {}
+        self._seats = self.limits.clients
         self._last_id = 0
         self._ending = False
-        families = {entry[0] for entry in socket.getaddrinfo(address[0] or None, None)}
-        self.address_family = socket.AF_INET if socket.AF_INET in families else socket.AF_INET6
-        self.drainer = Drainer()
+        self._warned = Deadline(0)
+        if address[0]:
+            families = {entry[0] for entry in socket.getaddrinfo(address[0], None)}
+            self.address_family = socket.AF_INET if socket.AF_INET in families else socket.AF_INET6
         super().__init__(address, Connection)
 
     def server_bind(self) -> None:
@@ -236,73 +256,74 @@ class DualServer(socketserver.ThreadingTCPServer):
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         super().server_bind()
 
+    def serve_forever(self, poll_interval: float = 0.5) -> None:
+        """Accept connections, until shutdown() or an exception in service_actions()."""
+        self.drainer.start()
+        super().serve_forever(poll_interval)
+
     def get_request(self) -> tuple[socket.socket, Any]:
         """Accept one connection. Out of descriptors or memory: wait a little, don't spin."""
         try:
             return super().get_request()
         except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                log.warning("can't accept now: %s", error.strerror)
+            if error.errno in OUT_OF_THEM:
+                if not self._warned.left():  # it comes again at once: tell it now and then
+                    log.warning("can't accept now: %s", error.strerror)
+                    self._warned = Deadline(10)
                 time.sleep(0.1)
             raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Start the connection's thread; where there are too many already, a doorman's, or none."""
-        for seats, serve in self._seats:
-            if seats.acquire(blocking=False):
-                return self._start_thread(seats, serve, request, client_address)
-        self.shutdown_request(request)
-
-    def _start_thread(self, seats: Seats, serve: Serve, request: Any, client_address: Any) -> None:
+        """Start the connection's thread; where there are too many already, turn it away at once."""
         # The thread gets the descriptor in a socket of its own. What stays here is an empty shell, which
         # the accept loop may close, as it does when Ctrl-C strikes at this very moment.
         own = socket.socket(request.family, request.type, request.proto, request.detach())
-        arguments = (seats, serve, own, client_address)
+        if not self._room.acquire(blocking=False):
+            return self.shutdown_request(own)
         try:
-            threading.Thread(target=self._serve, args=arguments, daemon=True).start()
+            self.drainer.start()
+            arguments = (own, client_address)
+            threading.Thread(target=self.process_request_thread, args=arguments, daemon=True).start()
         except (RuntimeError, MemoryError):
             log.warning("refused a connection: no thread to be had")
             self.shutdown_request(own)
-            seats.release()
+            self._room.release()
 
-    def _serve(self, seats: Seats, serve: Serve, request: Any, client_address: Any) -> None:
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
         """The whole of a connection's thread."""
         try:
-            serve(request, client_address)
+            super().process_request_thread(request, client_address)
         finally:
-            seats.release()
+            self._room.release()
 
-    def turn_away(self, request: socket.socket, client_address: Any) -> None:
-        """Tell one client too many that it is one, if it speaks plain HTTP. In a thread of its own."""
-        wire = Wire(request, self)
-        try:
-            if classify(wire.peek(Deadline(1.0))) is Verdict.HTTP:
-                answer = http_response(h11.Connection(h11.SERVER), 503, b"503: too many clients, try later\n")
-                wire.send(answer)
-        except OSError:
-            pass  # it has gone by itself
-        finally:
-            wire.close(1.0)
-
-    def enter(self, connection: Connection) -> int:
-        """Enter a connection in the register and return its number."""
+    def enter(self, connection: Connection) -> None:
+        """Enter a connection in the register, with a number, and with a seat where there is one."""
         with self._left:
             if self._ending:
                 connection.cut_off()
+            connection.seated = self._seats > 0
+            self._seats -= connection.seated
             self._last_id += 1
-            self._connections[self._last_id] = connection
-            return self._last_id
+            connection.id = self._last_id
+            self._connections[connection.id] = connection
 
     def leave(self, connection: Connection) -> None:
         """Strike a connection off the register."""
         with self._left:
+            self._seats += connection.seated
             del self._connections[connection.id]
-            self._left.notify_all()
+            if self._ending:
+                self._left.notify_all()
 
     def everyone(self) -> tuple[Connection, ...]:
         """All connections in the register."""
         with self._left:
             return tuple(self._connections.values())
+
+    def app(self, path: str) -> App | None:
+        """The application at a path."""
+        app = self.apps.get(path)
+        return app if app is None or isinstance(app, App) else App(app)
 
     def tell(self, connection: Connection, step: str, **facts: Any) -> None:
         """Tell the observers one step of a connection. Never call it while holding a lock."""
@@ -332,23 +353,26 @@ class DualServer(socketserver.ThreadingTCPServer):
         self.drainer.stop()
 
 
+# ================================================================ 2. a connection's life
+
+
 class Connection(socketserver.BaseRequestHandler):
     """One connection, from its first byte to its last; handle() is its life. Runs in its own thread."""
 
     server: DualServer
+    id: int
+    seated: bool  # unlike one client too many, which has a second to hear that it is one
 
     def setup(self) -> None:
         """Enter the register; the clock starts."""
         self.address = plain_address(self.client_address)
-        self.local = is_loopback(self.address[0])
         self.kind: Kind | None = None
         self.path: str | None = None
         self.peer: Peer | None = None
-        self.must_use_tls = False
         self.ended: dict[str, Any] = {}  # why it ended, and the close code where there is one
-        self.deadline = Deadline(self.server.limits.handshake)
-        self.wire = Wire(self.request, self.server)
-        self.id = self.server.enter(self)
+        self.wire = Wire(self.request, self.server.drainer)
+        self.server.enter(self)
+        self.deadline = Deadline(self.server.limits.handshake if self.seated else 1.0)
         self.tell("accepted", address=host_port(*self.address))
 
     def handle(self) -> None:
@@ -358,8 +382,6 @@ class Connection(socketserver.BaseRequestHandler):
             if verdict is Verdict.TLS:
                 self.wrap()
                 verdict = classify(self.wire.look(self.deadline))
-            elif self.server.tls is not None and self.server.tls.verify_mode is ssl.CERT_REQUIRED:
-                self.must_use_tls = True
             if verdict is Verdict.HTTP:
                 self.serve_http()
             elif verdict is Verdict.NATIVE:
@@ -372,13 +394,15 @@ class Connection(socketserver.BaseRequestHandler):
         except TimeoutError:
             self.ended = {"why": f"silent, or not ready, for {self.server.limits.handshake:g} s"}
         except OSError as error:
-            self.ended = {"why": plain_words(error)}
+            self.ended = {"why": self.wire.why or plain_words(error)}
 
     def finish(self) -> None:
         """Close so that the last bytes arrive, and leave the register."""
-        self.wire.close(self.server.limits.closing)
-        self.server.leave(self)
-        self.tell("closed", **(self.ended or {"why": self.wire.gone or "done"}))
+        try:
+            self.wire.close(self.server.limits.ping, self.server.limits.closing)
+        finally:
+            self.server.leave(self)
+            self.tell("closed", **(self.ended or {"why": self.wire.why}))
 
     def tell(self, step: str, **facts: Any) -> None:
         """Tell the observers of this connection's next step."""
@@ -388,16 +412,24 @@ class Connection(socketserver.BaseRequestHandler):
         """End this connection, as the server ends. Any thread may call it."""
         with self.wire.lock:
             peer = self.peer
-            if peer is None:
-                self.wire.drop_locked("the server ended")
-        if peer:
-            peer._say_goodbye(1001, "the server is going away")
+        if peer is None:
+            self.cut_off()
+        else:
+            peer.say_goodbye(1001, "the server is going away")
 
     def cut_off(self) -> None:
         """End this connection without a word. Any thread may call it."""
         self.wire.drop("the server ended")
 
-    # ------------------------------------------------------------ 2, 3: peek, remember
+    def admit(self) -> None:
+        """Raise Refused for whom the server won't serve, however well they ask."""
+        if not self.seated:
+            raise Refused("too many clients, try later", 503)
+        tls = self.server.tls
+        if self.wire.tls is None and tls is not None and tls.verify_mode is ssl.CERT_REQUIRED:
+            raise Refused("this server wants a client certificate: use TLS (https or wss)", 403)
+
+    # ------------------------------------------------------------ detect
 
     def detect(self) -> Verdict:
         """Say what the client speaks, by the server's method. May be overridden."""
@@ -405,10 +437,7 @@ class Connection(socketserver.BaseRequestHandler):
 
     def detect_by_peek(self) -> Verdict:
         """Look at the first bytes without taking them; the memory serves for unknown ones only."""
-        head = self.wire.peek(self.deadline)
-        since = time.perf_counter()
-        verdict = classify(head)
-        self.tell_peeked(head, verdict, since)
+        verdict = self.judge(self.wire.peek(self.deadline))
         if verdict is not Verdict.UNKNOWN:
             return verdict
         if self.server.tls is None:
@@ -421,18 +450,18 @@ class Connection(socketserver.BaseRequestHandler):
         """The article's method: read the first message; unreadable means that TLS is due next time."""
         if self.server.memory.knows(self.address[0]):
             return Verdict.TLS
-        head = self.wire.look(self.deadline)
-        since = time.perf_counter()
-        verdict = classify(head)
-        self.tell_peeked(head[:PEEKED_BYTES], verdict, since)
+        verdict = self.judge(self.wire.look(self.deadline))
         if verdict in (Verdict.HTTP, Verdict.NATIVE):
             return verdict
         raise self.remember("unreadable first message")
 
-    def tell_peeked(self, head: bytes, verdict: Verdict, since: float) -> None:
-        """Tell what was seen, and how long the verdict took."""
-        self.tell("peeked", bytes=head.hex(), verdict=verdict.value,
-                  us=round((time.perf_counter() - since) * 1e6, 1))  # fmt: skip
+    def judge(self, head: bytes) -> Verdict:
+        """Classify the first bytes; tell what was seen, and how long the verdict took."""
+        since = time.perf_counter()
+        verdict = classify(head)
+        us = round((time.perf_counter() - since) * 1e6, 1)
+        self.tell("peeked", bytes=head[:PEEKED_BYTES].hex(), verdict=verdict.value, us=us)
+        return verdict
 
     def remember(self, why: str) -> Refused:
         """Remember the client's address; return the refusal."""
@@ -440,169 +469,94 @@ class Connection(socketserver.BaseRequestHandler):
         self.tell("remembered", ip=self.address[0], seconds=self.server.memory.seconds)
         return Refused(f"{why}: the address is remembered, next time TLS is tried")
 
-    # ------------------------------------------------------------ 4: wrap
+    # ------------------------------------------------------------ wrap
 
     def wrap(self) -> None:
         """Speak TLS from here on."""
         if self.server.tls is None:
             raise Refused("TLS, but this server has no certificate")
+        if not self.seated:
+            self.admit()  # which refuses: a handshake costs more than one client too many is worth
         since = time.perf_counter()
         try:
-            self.wire.wrap(self.server.tls, self.deadline)
+            self.wire.wrap(self.server.tls, self.server.handshakes, self.deadline)
         except ssl.SSLError as error:
             raise Refused(f"no TLS handshake: {plain_words(error)}") from None
         version, cipher = self.wire.tls or ("", "")
-        self.tell("wrapped", version=version, cipher=cipher,
-                  us=round((time.perf_counter() - since) * 1e6))  # fmt: skip
+        self.tell("wrapped", version=version, cipher=cipher, us=round((time.perf_counter() - since) * 1e6))
 
-    # ------------------------------------------------------------ 5: parse
+    # ------------------------------------------------------------ parse
 
     def serve_http(self) -> None:
         """Answer one request: an upgrade to WebSocket, a file, or an error. (RFC 9112)"""
         self.kind = Kind.HTTPS if self.wire.tls else Kind.HTTP
-        http = h11.Connection(h11.SERVER, self.server.limits.header)
-        head_only = False
+        http = Exchange(self.wire, self.server.limits)
         try:
-            event = self.read_request(http)
-            head_only = event.method == b"HEAD"
-            request = Request(event)
-            if self.must_use_tls:
-                raise Refused("this server wants a client certificate: use https or wss", 403)
+            request = Request(http.read(self.deadline), self.address, self.wire.tls)
+            self.admit()
+            check_host(request, self.server.origins)
             if "websocket" in request.words("Upgrade"):
                 self.serve_websocket(http, request)
             else:
-                self.serve_file(http, request)
+                http.send_file(find_file(self.server.static, request.path))
+                self.ended = {} if self.wire.ended else {"why": "200 OK"}
         except Refused as refusal:
-            body = f"{refusal.status} {HTTPStatus(refusal.status).phrase}: {refusal}\n".encode()
-            self.wire.send(http_response(http, refusal.status, body, refusal.headers, head_only))
+            http.refuse(refusal)
             raise
 
-    def read_request(self, http: h11.Connection) -> h11.Request:
-        """Read one request's head, under the deadline and of bounded size. Raises Refused, OSError."""
-        room = self.server.limits.header
-        while True:
-            try:
-                event = http.next_event()
-            except h11.RemoteProtocolError as error:
-                raise Refused(str(error), error.error_status_hint) from None
-            if isinstance(event, h11.Request):
-                return event
-            if not room:
-                raise Refused("the request's head is too large", 431)
-            try:
-                data = self.wire.receive(self.deadline.left())
-            except TimeoutError:
-                raise Refused("the request took too long", 408) from None
-            if not data:
-                raise ConnectionError("closed before the request was complete")
-            http.receive_data(data[:room])
-            self.wire.unread(data[room:])
-            room -= min(room, len(data))
-
-    def serve_websocket(self, http: h11.Connection, request: Request) -> None:
+    def serve_websocket(self, http: Exchange, request: Request) -> None:
         """Upgrade (RFC 6455 section 4.2), then talk."""
         check_upgrade(request)
-        app = self.server.apps.get(request.path)
+        app = self.server.app(request.path)
         if app is None:
             raise Refused(f"no WebSocket at {request.path[:100]!r}", 404)
-        self.check_host(request, app)
-        self.check_origin(request)
-        while http.next_event() not in (h11.PAUSED, h11.NEED_DATA):
-            pass  # to the end of the request: what lies behind it are frames
-        self.wire.unread(http.trailing_data[0])
+        if app.loopback_only and not (request.local and is_loopback(request.host)):
+            raise Refused("only for clients on this machine", 403)
+        check_origin(request, self.server.origins)
         self.kind, self.path = Kind.WSS if self.wire.tls else Kind.WS, request.path
         deflate = agree_on_deflate(",".join(request.all("Sec-WebSocket-Extensions")))
-        token = generate_accept_token(request.one("Sec-WebSocket-Key").encode()).decode()
-        headers = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", token)]
-        if deflate:
-            headers.append(("Sec-WebSocket-Extensions", deflate))
-        switching = h11.InformationalResponse(status_code=101, headers=headers, reason=b"Switching Protocols")
-        peer = WebSocketPeer(self, deflate)
+        limits = self.limits_of(app)
+        peer = Peer(self, Frames(limits, deflate), limits)
+        switching = http.switching(request, deflate)
         with self.wire.lock:  # from this answer on go_away() says goodbye in a frame
-            self.wire.put(http.send(switching) or b"")
+            self.wire.put(switching)
             self.peer = peer
         self.tell("upgraded", kind=self.kind.value, path=self.path)
         self.talk(app, peer)
 
-    def check_host(self, request: Request, app: Application) -> None:
-        """Keep out pages whose server only pretends to be this machine, and strangers from what is local.
-
-        DNS rebinding: evil.example resolves to 127.0.0.1, and its pages find that they are same-origin.
-        """
-        if self.local and not is_loopback(request.host) and request.authority not in self.server.hosts:
-            raise Refused(f"a local client asked for {request.authority!r}: allow it with --origin", 403)
-        if getattr(app, "loopback_only", False) and not (self.local and is_loopback(request.host)):
-            raise Refused("only for clients on this machine", 403)
-
-    def check_origin(self, request: Request) -> None:
-        """Keep foreign pages out: a browser says where a page is from (RFC 6455 section 10.2)."""
-        origin = request.origin
-        if origin is None or origin in self.server.origins:
-            return
-        if origin in ("null", "file://") and self.local and is_loopback(request.host):
-            return  # a page opened from the disk
-        try:
-            theirs = split_port(urlsplit(origin).netloc, origin.startswith("https:"))
-        except ValueError:
-            theirs = None
-        if theirs != split_port(request.authority, self.wire.tls is not None):
-            raise Refused(f"a page of the foreign origin {origin}: allow it with --origin {origin}", 403)
-
-    def serve_file(self, http: h11.Connection, request: Request) -> None:
-        """Send a file from the static folder."""
-        if request.method not in ("GET", "HEAD"):
-            raise Refused("only GET and HEAD", 405, [("Allow", "GET, HEAD")])
-        path = find_file(self.server.static, request.path)
-        try:
-            file = path.open("rb")
-        except OSError:
-            raise Refused("this file can't be read", 404) from None
-        with file:
-            size = os.fstat(file.fileno()).st_size
-            headers = [("Content-Type", content_type(path)), ("Content-Length", str(size)), *common_headers()]
-            self.wire.send(http.send(h11.Response(status_code=200, headers=headers)) or b"")
-            while request.method == "GET" and not self.wire.gone:
-                data = file.read(min(size, RECEIVED_BYTES))
-                if not data:
-                    break
-                size -= len(data)
-                self.wire.send(http.send(h11.Data(data=data)) or b"")
-                self.wire.drain(self.server.limits.ping, down_to=4 * RECEIVED_BYTES)
-        self.ended = {} if self.wire.gone else {"why": "200 OK"}
-
     def serve_native(self) -> None:
         """Talk to a native client: the first line comes within the deadline."""
-        self.kind = Kind.TCPS if self.wire.tls else Kind.TCP
-        self.path = "/"
-        peer = LinePeer(self)
+        self.kind, self.path = Kind.TCPS if self.wire.tls else Kind.TCP, "/"
+        app = self.server.app("/")
+        limits = self.limits_of(app)
+        peer = Peer(self, Lines(limits), limits, self.deadline)
         try:
-            app = self.native_app()
+            self.admit()
+            if app is None or (app.loopback_only and not is_loopback(self.address[0])):
+                raise Refused("no application for native clients here")
         except Refused as refusal:
-            peer.close(1008, str(refusal))
+            peer.say_goodbye(1008, str(refusal))
             raise
+        keep_alive(self.wire.sock, limits.ping)
         self.peer = peer
         self.talk(app, peer)
 
-    def native_app(self) -> Application:
-        """The application that native clients get. Raises Refused."""
-        if self.must_use_tls:
-            raise Refused("this server wants a client certificate: use TLS")
-        app = self.server.apps.get("/")
-        if app is None or (getattr(app, "loopback_only", False) and not self.local):
-            raise Refused("no application for native clients here")
-        return app
+    def limits_of(self, app: App | None) -> Limits:
+        """The server's limits, with the application's own size of a message."""
+        limits = self.server.limits
+        return replace(limits, message=app.message) if app and app.message is not None else limits
 
-    # ------------------------------------------------------------ 6: talk
+    # ------------------------------------------------------------ talk
 
-    def talk(self, app: Application, peer: Peer) -> None:
+    def talk(self, app: App, peer: Peer) -> None:
         """Run the application to its end, then close."""
         try:
-            app(peer)
+            app.serve(peer)
             peer.close(1000)
         except PeerGone:
             pass
-        except Exception:
-            log.exception("the application at %s failed, with %s:%d", self.path, *self.address)
+        except BaseException:  # SystemExit too: it would end this thread, and nobody would hear why
+            log.exception("the application at %s failed, with %s", self.path, host_port(*self.address))
             peer.close(1011, "the application failed")
         peer.wait_closed()
         self.ended = peer.ended
@@ -621,6 +575,13 @@ def host_port(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def is_loopback(host: str) -> bool:
+    """Say whether a host name or address is this machine's own by its name: no look-up."""
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    return host == "localhost"
+
+
 def plain_words(error: OSError) -> str:
     """An error as a short text for the log."""
     if isinstance(error, ssl.SSLError):
@@ -628,12 +589,13 @@ def plain_words(error: OSError) -> str:
     return error.strerror or str(error) or type(error).__name__
 
 
-# ================================================================ 2. classify
+# ================================================================ 3. detect
 
 METHODS = tuple(
     # RFC 9110 section 9, RFC 5789; PRI opens HTTP/2, which deserves an answer too
     method + b" " for method in b"GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH PRI".split()
 )  # fmt: skip
+REQUEST_LINE = re.compile(rb"[A-Za-z][A-Za-z-]* [/*]")  # of a method that nobody here knows
 
 
 def classify(head: bytes) -> Verdict:
@@ -642,22 +604,20 @@ def classify(head: bytes) -> Verdict:
     Args: head, the bytes that have come so far; 8 tell as much as more. Raises nothing.
 
     TLS: a record of type 22, handshake, version 3.x (RFC 8446 section 5.1); what is inside
-    is OpenSSL's to judge. HTTP: the beginning of a method (RFC 9110 section 9). Native: JSON's
-    opening brace (RFC 8259).
+    is OpenSSL's to judge. HTTP: the beginning of a method (RFC 9110 section 9), perhaps behind
+    an empty line (RFC 9112 section 2.2). Native: JSON's opening brace (RFC 8259).
 
     >>> classify(bytes.fromhex("160301"))
     <Verdict.TLS: 'tls'>
     """
     if head[:1] == b"\x16" and head[1:2] in (b"", b"\x03"):
         return Verdict.TLS
-    if head and any(head.startswith(method) or method.startswith(head) for method in METHODS):
-        return Verdict.HTTP
     if head[:1] == b"{":
         return Verdict.NATIVE
-    return Verdict.UNKNOWN
-
-
-# ================================================================ 3. remember
+    line = head.removeprefix(b"\r\n")
+    if head and any(line.startswith(method) or method.startswith(line) for method in METHODS):
+        return Verdict.HTTP
+    return Verdict.HTTP if head == b"\r" or REQUEST_LINE.match(line) else Verdict.UNKNOWN
 
 
 class IpMemory:
@@ -716,7 +676,8 @@ def server_context(
     """Make the TLS settings of a server.
 
     Args:
-        cert: a .pfx/.p12 or PEM file (leaf first, then intermediates); or a .pfx file's content.
+        cert: a PEM file (leaf first, then intermediates), or the content of one that holds the key too.
+            With cert_tool.py beside this module also a .pfx/.p12 file, or its content.
         password: of the key, where it has one.
         key: the PEM file of the key, where it isn't in cert.
         minimum: the lowest TLS version to accept.
@@ -725,23 +686,43 @@ def server_context(
     Raises OSError for a file that can't be read, ValueError for one that can't be used.
     With $SSLKEYLOGFILE set, the standard library writes the session keys there, for Wireshark.
     """
-    for name in (client_ca, key):
-        if name is not None:
-            Path(name).read_bytes()  # a file that can't be read gets an error that names it
+    context = bare_context(client_ca)
+    context.minimum_version = minimum
+    data = cert if isinstance(cert, bytes) else Path(cert).read_bytes()
+    if b"-----BEGIN " not in data:
+        name = "this .pfx" if isinstance(cert, bytes) else str(cert)
+        data, password = tool_for_pfx(name).pfx_to_pem(data, [password], name)
+    elif not isinstance(cert, bytes):
+        load_pem(context, cert, key, password)
+        return context
+    # OpenSSL reads keys from files only. This one's key is encrypted, and the file is gone at once.
+    handle, path = tempfile.mkstemp(suffix=".pem")  # readable by its owner alone
+    try:
+        with open(handle, "wb") as file:
+            file.write(data)
+        load_pem(context, path, None, password)
+    finally:
+        os.unlink(path)
+    return context
+
+
+def bare_context(client_ca: str | os.PathLike[str] | None) -> ssl.SSLContext:
+    """A server's TLS settings without a certificate. Nothing may be chosen that costs the server much: one
+    ClientHello that offers ffdhe8192 alone takes 0.17 s in one call into OpenSSL, which no deadline ends."""
+    if client_ca is not None:
+        Path(client_ca).read_bytes()  # a file that can't be read gets an error that names it
     try:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=client_ca)
     except ssl.SSLError:
         raise ValueError(f"{client_ca}: no PEM certificate in it") from None
-    context.minimum_version = minimum
+    context.verify_mode = ssl.CERT_NONE if client_ca is None else ssl.CERT_REQUIRED
     context.set_alpn_protocols(["http/1.1"])
     context.options |= ssl.OP_NO_RENEGOTIATION  # so that a write never has to wait for a read
-    if client_ca is not None:
-        context.verify_mode = ssl.CERT_REQUIRED
-    data = cert if isinstance(cert, bytes) else Path(cert).read_bytes()
-    if b"-----BEGIN " in data and not isinstance(cert, bytes):
-        load_pem(context, cert, key, password)
+    context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20")  # in TLS 1.2; those of 1.3 are all of that kind
+    if hasattr(context, "set_groups"):  # Python 3.15
+        context.set_groups("X25519:P-256")
     else:
-        load_pfx(context, data, password, "this .pfx" if isinstance(cert, bytes) else str(cert))
+        context.set_ecdh_curve("prime256v1")  # takes one group alone; this one every client has
     return context
 
 
@@ -751,89 +732,65 @@ def load_pem(
     key: str | os.PathLike[str] | None,
     password: str | None,
 ) -> None:
-    """Load a certificate and its key from PEM files."""
+    """Load a certificate and its key from PEM files. Raises OSError, ValueError."""
+    locked = b"ENCRYPTED" in Path(key or cert).read_bytes()
     try:
         context.load_cert_chain(cert, key, password or "")  # no password at all: OpenSSL would ask
     except (ssl.SSLError, ValueError) as error:
         reason = getattr(error, "reason", "") or str(error)
         if "KEY_VALUES_MISMATCH" in reason:
             raise ValueError(f"{key or cert}: this key doesn't belong to {cert}") from None
-        if b"ENCRYPTED" in Path(key or cert).read_bytes():
+        if locked:
             raise ValueError(f"{key or cert}: the password is wrong") from None
         raise ValueError(f"{key or cert}: no usable PEM key with its certificate: "
                          f"is the key in another file? ({reason})") from None  # fmt: skip
 
 
-def load_pfx(context: ssl.SSLContext, data: bytes, password: str | None, name: str) -> None:
-    """Load a PKCS#12 file's content. OpenSSL reads keys from files only: what is written for it is
-    encrypted, and gone at once."""
-    from cryptography.hazmat.primitives import serialization
-
-    key, chain = read_pfx(data, password, name)
-    secret = secrets.token_urlsafe()
-    pem = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.BestAvailableEncryption(secret.encode()),
-    )
-    pem += b"".join(certificate.public_bytes(serialization.Encoding.PEM) for certificate in chain)
-    handle, path = tempfile.mkstemp(suffix=".pem")  # readable by its owner alone
+def tool_for_pfx(name: str) -> Any:
+    """The module cert_tool, which reads what the standard library can't. Raises ValueError."""
     try:
-        with open(handle, "wb") as file:
-            file.write(pem)
-        context.load_cert_chain(path, password=secret)
-    finally:
-        os.unlink(path)
-
-
-def read_pfx(data: bytes, password: str | None, name: str) -> tuple[Any, list[Any]]:
-    """Return the key of a PKCS#12 file, and its certificates: the leaf, then the intermediates in order."""
-    from cryptography.hazmat.primitives.serialization import pkcs12
-
-    try:
-        bag = pkcs12.load_pkcs12(data, None if password is None else password.encode())
-    except ValueError as error:
-        if "password" in str(error).lower():
-            raise ValueError(f"{name}: the password is wrong") from None
-        raise ValueError(f"{name}: neither a .pfx/.p12 nor a PEM file") from None
-    if bag.key is None or bag.cert is None:
-        raise ValueError(f"{name}: no key with its certificate in it")
-    chain = [bag.cert.certificate]
-    others = [extra.certificate for extra in bag.additional_certs]
-    while issuer := next((c for c in others if c.subject == chain[-1].issuer != c.issuer), None):
-        chain.append(issuer)  # the root itself, issued by itself, need not be sent
-        others.remove(issuer)
-    return bag.key, chain
+        import cert_tool
+    except ImportError as error:
+        raise ValueError(f"{name}: a .pfx wants cert_tool.py beside wsdual.py and the package cryptography "
+                         f"(no {error.name} here); PEM files need neither") from None  # fmt: skip
+    return cert_tool
 
 
 # ================================================================ 5. parse
 
 
 class Request:
-    """An HTTP request's head, as far as it matters here.
+    """An HTTP request's head.
 
-    method, version; path, decoded, without its query; fields, name -> values; authority, what the Host
-    field says, in lower case; host, that without its port; origin, where a browser's page is from, or None.
+    Attributes: method; version; path, decoded, without its query; address (ip, port) of the client; tls
+    (version, cipher) or None; local, whether the client is on this machine; authority, the host that is
+    asked for, with its port, in lower case; host, that without its port; origin, a browser's page's, or None.
 
-    Raises Refused for a bad Host (RFC 9112 section 3.2) or target.
+    Raises Refused for what can't be served: a version, a method, a target, a Host (RFC 9112 sections 2.3, 3).
     """
 
-    def __init__(self, event: h11.Request) -> None:
+    def __init__(self, event: h11.Request, address: tuple[str, int], tls: tuple[str, str] | None) -> None:
         self.method, self.version = event.method.decode(), event.http_version.decode()
-        self.fields: dict[str, list[str]] = {}
+        self.address, self.tls, self.local = address, tls, is_loopback(address[0])
+        self._fields: dict[str, list[str]] = {}
         for name, value in event.headers:  # h11 has the names in lower case
-            self.fields.setdefault(name.decode(), []).append(value.decode("latin-1"))
-        self.path = origin_form(event.target.decode("ascii"))
-        self.authority = "".join(self.all("Host")).lower()
+            self._fields.setdefault(name.decode(), []).append(value.decode("latin-1"))
+        if not self.version.startswith("1."):
+            raise Refused("this server speaks HTTP/1.1", 505)
+        if self.method not in ("GET", "HEAD"):
+            known = event.method + b" " in METHODS
+            raise Refused("only GET and HEAD", 405 if known else 501, [("Allow", "GET, HEAD")])
+        authority, self.path = split_target(event.target.decode("ascii"))
+        self.authority = (authority or "".join(self.all("Host"))).lower()
         self.origin = self.one("Origin").lower() if self.all("Origin") else None
         try:
-            self.host = split_port(self.authority)[0] if self.all("Host") else ""
+            self.host = split_port(self.authority)[0] if authority or self.all("Host") else ""
         except ValueError:
             raise Refused("a bad Host header") from None
 
     def all(self, name: str) -> list[str]:
         """The values of a field."""
-        return self.fields.get(name.lower(), [])
+        return self._fields.get(name.lower(), [])
 
     def one(self, name: str) -> str:
         """The value of a field that has to stand there once. Raises Refused."""
@@ -845,6 +802,56 @@ class Request:
     def words(self, name: str) -> list[str]:
         """A field's comma-separated words, in lower case."""
         return [word.strip().lower() for value in self.all(name) for word in value.split(",")]
+
+
+def split_target(target: str) -> tuple[str, str]:
+    """Authority ("" in the usual form) and path of a request's target, the path decoded and without its
+    query. Raises Refused. (RFC 9112 section 3.2: servers must accept the absolute form too)"""
+    authority = ""
+    if not target.startswith("/"):
+        try:
+            parts = urlsplit(target)
+        except ValueError:
+            raise Refused("a bad target") from None
+        if parts.scheme not in ("http", "https", "ws", "wss") or not parts.netloc:
+            raise Refused("a bad target")
+        authority, target = parts.netloc, parts.path or "/"
+    return authority, unquote(re.split("[?#]", target)[0], errors="replace")
+
+
+def split_port(authority: str, tls: bool = False) -> tuple[str, int]:
+    """Split "host:port"; without a port it is the scheme's. Raises ValueError. (RFC 9110 section 7.2)"""
+    match = re.fullmatch(r"([a-z0-9._~-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?", authority)
+    if not match:
+        raise ValueError(authority)
+    return match[1], int(match[2] or (443 if tls else 80))
+
+
+def check_host(request: Request, origins: Iterable[str]) -> None:
+    """Keep out pages whose server only pretends to be this machine. Raises Refused.
+
+    DNS rebinding: evil.example resolves to 127.0.0.1, and its pages find that they are same-origin.
+    """
+    hosts = {urlsplit(origin).hostname for origin in origins} - {None}
+    expected = is_loopback(request.host) if request.local else not hosts
+    if request.authority and not expected and request.host.strip("[]") not in hosts:
+        whose = "a local client" if request.local else "a client"
+        raise Refused(f"{whose} asked for {request.authority!r}: allow it with --origin", 403)
+
+
+def check_origin(request: Request, origins: Iterable[str]) -> None:
+    """Keep foreign pages out: a browser says where a page is from. Raises Refused. (RFC 6455 section 10.2)"""
+    origin = request.origin
+    if origin is None or origin in origins:
+        return
+    if origin in ("null", "file://") and request.local and is_loopback(request.host):
+        return  # a page opened from the disk
+    try:
+        theirs = split_port(urlsplit(origin).netloc, origin.startswith("https:"))
+    except ValueError:
+        theirs = None
+    if theirs != split_port(request.authority, request.tls is not None):
+        raise Refused(f"a page of the foreign origin {origin}: allow it with --origin {origin}", 403)
 
 
 def check_upgrade(request: Request) -> None:
@@ -870,86 +877,6 @@ def check_upgrade(request: Request) -> None:
         raise Refused("a bad Origin")
 
 
-def split_port(authority: str, tls: bool = False) -> tuple[str, int]:
-    """Split "host:port"; without a port it is the scheme's. Raises ValueError. (RFC 9110 section 7.2)"""
-    match = re.fullmatch(r"([a-z0-9._~-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?", authority)
-    if not match:
-        raise ValueError(authority)
-    return match[1], int(match[2] or (443 if tls else 80))
-
-
-def is_loopback(host: str) -> bool:
-    """Say whether a host name or address is this machine's own by its name: no look-up."""
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    return host == "localhost"
-
-
-def origin_form(target: str) -> str:
-    """The path that a request's target names, decoded, without its query. Raises Refused."""
-    if not target.startswith("/"):
-        try:
-            parts = urlsplit(target)
-        except ValueError:
-            raise Refused("a bad target") from None
-        if parts.scheme not in ("http", "https", "ws", "wss") or not parts.netloc:
-            raise Refused("a bad target")
-        target = parts.path or "/"  # absolute form, which servers must accept (RFC 9112 section 3.2.2)
-    return unquote(re.split("[?#]", target)[0], errors="replace")
-
-
-def find_file(folder: Path | None, path: str) -> Path:
-    """Find the file that a path names, and never one outside of the folder. Raises Refused."""
-    if folder is None or "\0" in path or "\\" in path:
-        raise Refused("not found", 404)
-    try:
-        file = (folder / (path.lstrip("/") or "index.html")).resolve()
-        if file.is_relative_to(folder) and file.is_file():
-            return file
-    except (OSError, ValueError, RuntimeError):
-        pass  # a name too long, a loop of links
-    raise Refused("not found", 404)
-
-
-TYPES = mimetypes.MimeTypes()  # the built-in table: some systems' own call .js plain text
-
-
-def content_type(path: Path) -> str:
-    """A file's media type, by its name."""
-    kind = TYPES.guess_type(path.name)[0] or "application/octet-stream"
-    return kind + ("; charset=utf-8" if kind.startswith("text/") or kind.endswith("javascript") else "")
-
-
-def common_headers() -> list[tuple[str, str]]:
-    """What every response carries: one request a connection, no guessing, nothing from elsewhere."""
-    return [  # fmt: skip
-        ("Date", formatdate(usegmt=True)),
-        ("Connection", "close"),
-        ("Cache-Control", "no-cache"),
-        ("X-Content-Type-Options", "nosniff"),
-        ("Content-Security-Policy", "default-src 'self'; connect-src 'self' ws: wss:; base-uri 'none'; "
-                                    "form-action 'none'; frame-ancestors 'none'"),
-    ]
-
-
-def http_response(
-    http: h11.Connection,
-    status: int,
-    body: bytes,
-    headers: Sequence[tuple[str, str]] = (),
-    head_only: bool = False,
-) -> bytes:
-    """A whole response with a short text; without the text where the request was a HEAD."""
-    length = ("Content-Length", str(len(body)))
-    kind = ("Content-Type", "text/plain; charset=utf-8")
-    head = h11.Response(
-        status_code=status, headers=[kind, length, *headers, *common_headers()],
-        reason=HTTPStatus(status).phrase.encode(),
-    )  # fmt: skip
-    text = h11.Data(data=b"" if head_only else body)
-    return b"".join(http.send(event) or b"" for event in (head, text, h11.EndOfMessage()))
-
-
 BITS = r'(8|9|1[0-5]|"8"|"9"|"1[0-5]")'
 PARAMETER = re.compile(
     f"(server|client)_no_context_takeover|server_max_window_bits={BITS}|client_max_window_bits(={BITS})?"
@@ -964,114 +891,119 @@ def agree_on_deflate(offers: str) -> str:
     for offer in offers.split(","):
         name, *parameters = (part.strip() for part in offer.split(";"))
         names = {parameter.split("=")[0] for parameter in parameters}
-        if (
-            name == PerMessageDeflate.name
-            and all(PARAMETER.fullmatch(parameter) for parameter in parameters)
-            and len(names) == len(parameters)
-        ):
+        good = all(map(PARAMETER.fullmatch, parameters)) and len(names) == len(parameters)
+        if good and name == PerMessageDeflate.name:
             answer = PerMessageDeflate().accept("; ".join([name, *parameters]).replace('"', ""))
             if isinstance(answer, str):
                 return "; ".join(filter(None, [name, answer]))
     return ""
 
 
-NO_RSV_BITS = RsvBits(False, False, False)
+def find_file(folder: Path | None, path: str) -> Path:
+    """Find the file that a path names, and never one outside of the folder. Raises Refused."""
+    if path.endswith(("/", "/.", "/..")):
+        path += "/index.html"
+    with contextlib.suppress(OSError, ValueError, RuntimeError):  # a name too long, a loop of links
+        if folder is not None and not {"\0", "\\"}.intersection(path):
+            file = (folder / path.lstrip("/")).resolve()
+            if file.is_relative_to(folder) and file.is_file():
+                return file
+    raise Refused("not found", 404)
 
 
-class MessageLimit(Extension):
-    """What wsproto's reading side lacks: an end to the size of a message.
-
-    An extension only in name, since that alone sees the length that a frame claims before a byte of it.
-
-    Args: limit, bytes in one message.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit, self._size = limit, 0
-
-    def enabled(self) -> bool:
-        """Always."""
-        return True
-
-    def offer(self) -> bool:
-        """Never: it is no matter of the client's."""
-        return False
-
-    def frame_inbound_header(
-        self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
-    ) -> CloseReason | RsvBits:
-        """Add up the frames of a message."""
-        if opcode < Opcode.CLOSE:  # control frames may come in the midst of it
-            self._size = payload_length + (self._size if opcode is Opcode.CONTINUATION else 0)
-            if self._size > self._limit:
-                return CloseReason.MESSAGE_TOO_BIG
-        return NO_RSV_BITS
+TYPES = {  # not the system's own table, which calls .js plain text on some
+    ".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".txt": "text/plain",
+    ".md": "text/plain", ".py": "text/plain", ".json": "application/json", ".svg": "image/svg+xml",
+    ".png": "image/png", ".jpg": "image/jpeg", ".gif": "image/gif", ".ico": "image/x-icon",
+}  # fmt: skip
+COMMON_HEADERS = [  # one request a connection, no guessing, nothing from elsewhere
+    ("Connection", "close"), ("Cache-Control", "no-cache"), ("X-Content-Type-Options", "nosniff"),
+    ("Content-Security-Policy", "default-src 'self'; connect-src 'self' ws: wss:; base-uri 'none'; "
+                                "form-action 'none'; frame-ancestors 'none'"),
+]  # fmt: skip
 
 
-class BoundedDeflate(PerMessageDeflate):
-    """permessage-deflate with an end to the size of a message, which counts after inflating.
+class Exchange:
+    """One HTTP request and its answer, which h11 takes apart and puts together (RFC 9112). For the
+    connection's own thread."""
 
-    It also keeps control frames from wsproto's permessage-deflate, which takes one in the midst of a
-    message for the message's end.
+    def __init__(self, wire: Wire, limits: Limits) -> None:
+        self._wire, self._limits = wire, limits
+        self._http = h11.Connection(h11.SERVER, limits.header)
+        self._has_body = True  # unlike the answer to a HEAD
 
-    Args: limit, bytes in one message; agreed, the answer to the client's offer.
-    """
+    def read(self, deadline: Deadline) -> h11.Request:
+        """Read the request's head, of bounded size. Raises Refused, OSError."""
+        room, begun = self._limits.header, False
+        while True:
+            try:
+                event = self._http.next_event()
+            except h11.RemoteProtocolError as error:
+                words = str(error).partition(": bytearray(")[0]
+                raise Refused(words, error.error_status_hint) from None
+            if isinstance(event, h11.Request):
+                self._has_body = event.method != b"HEAD"
+                return event
+            if not room:
+                raise Refused("the request's head is too large", 431)
+            try:
+                data = self._wire.receive(deadline.left())
+            except TimeoutError:
+                raise Refused("the request took too long", 408) from None
+            if not data:
+                raise ConnectionError("closed before the request was complete")
+            self._wire.unread(data[room:])
+            head = data[:room] if begun else data[:room].lstrip(b"\r\n")  # empty lines first (section 2.2)
+            room, begun = room - min(room, len(data)), begun or bool(head)
+            if head:
+                self._http.receive_data(head)
 
-    def __init__(self, limit: int, agreed: str) -> None:
-        super().__init__()
-        self._limit, self._size = limit, 0
-        self._in_control_frame = self._compressed = False
-        self.accept(agreed)
+    def switching(self, request: Request, deflate: str) -> Bytes:
+        """The response 101 (RFC 6455 section 4.2.2). What lies behind the request are frames: the wire gets
+        them back. Args: deflate, the answer to the client's offer, or ""."""
+        while self._http.next_event() not in (h11.PAUSED, h11.NEED_DATA):
+            pass
+        self._wire.unread(self._http.trailing_data[0])
+        token = generate_accept_token(request.one("Sec-WebSocket-Key").encode()).decode()
+        headers = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", token)]
+        if deflate:
+            headers.append(("Sec-WebSocket-Extensions", deflate))
+        response = h11.InformationalResponse(status_code=101, headers=headers, reason=b"Switching Protocols")
+        return self._http.send(response) or b""
 
-    def frame_inbound_header(
-        self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
-    ) -> CloseReason | RsvBits:
-        """Refuse a frame that isn't compressed by the length that it claims."""
-        self._in_control_frame = opcode >= Opcode.CLOSE
-        if self._in_control_frame:
-            return NO_RSV_BITS
-        if opcode is not Opcode.CONTINUATION:
-            self._size, self._compressed = 0, rsv.rsv1
-        if not self._compressed and self._size + payload_length > self._limit:
-            return CloseReason.MESSAGE_TOO_BIG
-        return super().frame_inbound_header(proto, opcode, rsv, payload_length)
+    def refuse(self, refusal: Refused) -> None:
+        """Send an error as a short text."""
+        body = f"{refusal.status} {HTTPStatus(refusal.status).phrase}: {refusal}\n".encode()
+        self._begin(refusal.status, "text/plain", len(body), refusal.headers)
+        self._send(h11.Data(data=body if self._has_body else b""))
+        self._send(h11.EndOfMessage())
 
-    def frame_inbound_payload_data(
-        self, proto: FrameDecoder | FrameProtocol, data: bytes
-    ) -> bytes | CloseReason:
-        """Inflate in steps so small that one makes no more than the limit: deflate makes 1032 of 1."""
-        if self._in_control_frame:
-            return data
-        if self._compressed:
-            inflated, step = bytearray(), max(1, self._limit // 1032)
-            for start in range(0, len(data), step):
-                piece = super().frame_inbound_payload_data(proto, data[start : start + step])
-                if isinstance(piece, CloseReason):
-                    return piece
-                inflated += piece
-                if self._size + len(inflated) > self._limit:
-                    return CloseReason.MESSAGE_TOO_BIG
-                if self._decompressor and len(self._decompressor.unused_data) > 1:
-                    # It goes on behind its own end. One byte may: the 0 that a client appends where its
-                    # stream has ended (section 7.2.3.4).
-                    return CloseReason.INVALID_FRAME_PAYLOAD_DATA
-            data = bytes(inflated)
-        self._size += len(data)
-        return data
+    def send_file(self, path: Path) -> None:
+        """Send a file, no faster than the client reads. Raises Refused, OSError."""
+        try:
+            file = path.open("rb")
+        except OSError as error:
+            if error.errno in OUT_OF_THEM:
+                raise Refused("too much to do, try later", 503) from None
+            raise Refused("this file can't be read", 404) from None
+        with file:
+            size = os.fstat(file.fileno()).st_size
+            self._begin(200, TYPES.get(path.suffix.lower(), "application/octet-stream"), size)
+            while self._has_body and not self._wire.ended and (data := file.read(min(size, RECEIVED_BYTES))):
+                size -= len(data)
+                self._send(h11.Data(data=data))
+                self._wire.drain(self._limits.ping, down_to=4 * RECEIVED_BYTES)
+        self._wire.drain(self._limits.ping)
 
-    def frame_inbound_complete(
-        self, proto: FrameDecoder | FrameProtocol, fin: bool
-    ) -> bytes | CloseReason | None:
-        """End a message, but not for a control frame in the midst of it."""
-        if self._in_control_frame:
-            return None
-        stream = self._decompressor
-        last = super().frame_inbound_complete(proto, fin)
-        if fin and stream and stream.eof:
-            self._decompressor = None  # the client ended its stream, the next begins anew (section 7.2.3.5)
-        if isinstance(last, bytes) and self._size + len(last) > self._limit:
-            return CloseReason.MESSAGE_TOO_BIG
-        return last
+    def _begin(self, status: int, kind: str, size: int, headers: Sequence[tuple[str, str]] = ()) -> None:
+        kind += "; charset=utf-8" if kind.startswith("text/") else ""
+        about = [("Content-Type", kind), ("Content-Length", str(size)), ("Date", formatdate(usegmt=True))]
+        reason = HTTPStatus(status).phrase.encode()
+        headers = [*about, *headers, *COMMON_HEADERS]
+        self._send(h11.Response(status_code=status, headers=headers, reason=reason))
+
+    def _send(self, event: h11.Event) -> None:
+        self._wire.send(self._http.send(event) or b"")
 
 
 # ================================================================ 6. talk: the wire
@@ -1090,13 +1022,23 @@ def waiter(sock: socket.socket, event: int) -> Callable[[float], object]:
     return lambda seconds: any(select.select(*lists, [], seconds))
 
 
+class State(IntEnum):
+    """How far a wire has come; it only ever goes on.
+
+    OPEN takes what is put, and receives. LEAVING takes nothing new; its backlog still goes out, and then
+    its end is said. SAID_END throws away what still comes. ENDED: nobody uses the socket any more.
+    """
+
+    OPEN, LEAVING, SAID_END, ENDED = range(4)
+
+
 class Wire:
     """A client's socket, plain or TLS, that one thread reads and any thread may write to.
 
-    An SSLSocket must never be in two threads at once, and wsproto neither. So:
+    An SSLSocket must never be in two threads at once. So:
 
-    - lock guards the socket's recv and send, the backlog and the peer's framing. The socket
-      is non-blocking: under the lock nobody ever waits.
+    - lock guards the socket's recv and send, the state and the backlog. The socket is
+      non-blocking: under the lock nobody ever waits.
     - The connection's own thread waits, outside the lock. It alone receives and closes.
     - put() sends what the kernel takes at once. The rest is the backlog, which the Drainer
       (or the own thread, in drain) hands over later. So nobody waits for a slow client.
@@ -1104,21 +1046,25 @@ class Wire:
       with the rest: one system call, one packet. The Drainer sees to it that it goes soon.
     """
 
-    def __init__(self, sock: socket.socket, server: DualServer) -> None:
+    def __init__(self, sock: socket.socket, drainer: Drainer) -> None:
         sock.setblocking(False)
         with contextlib.suppress(OSError):  # a client that is gone already
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock = sock
         self.lock = threading.Lock()
+        self.state, self.why = State.OPEN, ""  # why it ended
         self.backlog = bytearray()  # what the client has still to take
         self.tls: tuple[str, str] | None = None  # version, cipher
-        self.gone: str | None = None  # why nothing more can be sent or received
         self.tap: Callable[[str, bytes], None] | None = None  # sees every byte, where somebody watches
-        self._server = server
-        self._until_readable = waiter(sock, READABLE)  # made once: that saves a tenth of a small echo
+        self._drainer = drainer
+        self._readable = waiter(sock, READABLE)  # made once: that saves a tenth of a small echo
         self._ahead = b""  # received, but not yet asked for
-        self._known = 0  # bytes that are there, no need to wait: just peeked at, or decrypted inside OpenSSL
-        self._at_end = False
+        self._known = False  # something is there: just peeked at, or decrypted inside OpenSSL
+
+    @property
+    def ended(self) -> bool:
+        """Whether the client is gone."""
+        return self.state is State.ENDED
 
     # ---- for the connection's own thread
 
@@ -1128,13 +1074,10 @@ class Wire:
         One look: MSG_PEEK returns at once as long as a byte is there, so that a loop which
         waits for more of them would spin.
         """
-        if not self._until_readable(deadline.left()):
-            raise TimeoutError
-        head = self.sock.recv(PEEKED_BYTES, socket.MSG_PEEK)
+        head = self._retry(lambda: self.sock.recv(PEEKED_BYTES, socket.MSG_PEEK), self._readable, deadline)
         if not head:
-            self._at_end = True
             raise ConnectionError("closed without a byte")
-        self._known = len(head)
+        self._known = True
         return head
 
     def look(self, deadline: Deadline) -> bytes:
@@ -1149,82 +1092,93 @@ class Wire:
         """Put bytes back, for the next receive()."""
         self._ahead = bytes(data) + self._ahead
 
-    def wrap(self, context: ssl.SSLContext, deadline: Deadline) -> None:
-        """Do the TLS handshake. Raises TimeoutError, OSError."""
+    def wrap(self, context: ssl.SSLContext, handshakes: threading.Semaphore, deadline: Deadline) -> None:
+        """Do the TLS handshake. Args: handshakes, which bounds how many compute at one time. The lock is free
+        meanwhile, so that whoever ends the server can drop this client. Raises TimeoutError, OSError."""
         with self.lock:  # the raw socket is an empty shell afterwards: nobody may drop it meanwhile
             try:
-                self.sock = context.wrap_socket(self.sock, server_side=True, do_handshake_on_connect=False)
+                sock = context.wrap_socket(self.sock, server_side=True, do_handshake_on_connect=False)
             except OSError:
-                self.gone = "gone before TLS"  # wrapping has closed the descriptor then
+                self.end("gone before TLS")  # this has closed the descriptor
                 raise
-        self._known = 0
-        until_ready = self._until_readable
-        while until_ready(deadline.left()):
-            with self.lock:
-                if self.gone:
-                    raise ConnectionError(self.gone)
-                try:
-                    self.sock.do_handshake()
-                    break
-                except ssl.SSLWantReadError:
-                    until_ready = self._until_readable
-                except ssl.SSLWantWriteError:
-                    until_ready = waiter(self.sock, WRITABLE)
-        else:
-            raise TimeoutError
-        self.tls = (self.sock.version() or "", (self.sock.cipher() or ("",))[0])
+            self.sock = sock
+        self._readable = waiter(sock, READABLE)
+
+        def compute() -> None:
+            if not handshakes.acquire(timeout=deadline.left()):
+                raise TimeoutError
+            try:
+                sock.do_handshake()
+            finally:
+                handshakes.release()
+
+        self._retry(compute, self._readable, deadline)
+        self.tls = (sock.version() or "", (sock.cipher() or ("",))[0])
 
     def receive(self, seconds: float) -> bytes:
         """Return what has come, or wait for it; b"" at the end. Raises TimeoutError, OSError."""
         if self._ahead:
             data, self._ahead = self._ahead, b""
             return data
-        until_ready, end = self._until_readable, time.monotonic() + seconds
-        while not self.gone:
-            if not (self._known or until_ready(seconds)):
-                raise TimeoutError
-            with self.lock:
-                try:
-                    data = self.sock.recv(RECEIVED_BYTES)
-                    # Where no poll() sees them: decrypted bytes that found no room in data.
-                    self._known = self.sock.pending() if self.tls else 0  # type: ignore[attr-defined]
-                    break
-                except (BlockingIOError, ssl.SSLWantReadError):
-                    until_ready = self._until_readable  # half a TLS record, say
-                except ssl.SSLWantWriteError:
-                    until_ready = waiter(self.sock, WRITABLE)
-            self._known, seconds = 0, max(0.0, end - time.monotonic())
-        else:
-            return b""
-        self._at_end = not data
-        if tap := self.tap:
+        ready = (lambda _: True) if self._known else self._readable
+        data = self._retry(self._receive, ready, Deadline(seconds))
+        if data and (tap := self.tap):
             tap("client", data)
         return data
+
+    def _receive(self) -> bytes:
+        with self.lock:
+            self._known = False
+            if self.state is not State.OPEN:
+                return b""
+            data = self.sock.recv(RECEIVED_BYTES)
+            if self.tls:  # decrypted bytes that found no room in data: no poll() sees them
+                self._known = self.sock.pending() > 0  # type: ignore[attr-defined]
+            return data
+
+    def _retry(
+        self, attempt: Callable[[], Result], ready: Callable[[float], object], deadline: Deadline
+    ) -> Result:
+        """Wait until the socket is ready, then attempt, until it succeeds. It holds no lock; attempt takes
+        the one that it needs. Raises TimeoutError, OSError."""
+        while ready(deadline.left()):
+            try:
+                return attempt()
+            except (BlockingIOError, ssl.SSLWantReadError):
+                ready = self._readable  # half a TLS record, say
+            except ssl.SSLWantWriteError:
+                ready = waiter(self.sock, WRITABLE)
+        raise TimeoutError
 
     def drain(self, patience: float, down_to: int = 0) -> None:
         """Wait until no more than down_to bytes are left to send. A client that takes none of them
         for as long as patience, in seconds, is dropped."""
-        while len(self.backlog) > down_to:
+        while len(self.backlog) > down_to or self.state is State.LEAVING:
             if not waiter(self.sock, WRITABLE)(patience):
                 self.drop("it doesn't read what it is sent")
             self.flush()
 
-    def close(self, seconds: float) -> None:
-        """End so that the last bytes arrive: close_notify, FIN, and then wait for the client's FIN.
+    def close(self, patience: float, seconds: float) -> None:
+        """End so that the last bytes arrive: what is left to send, close_notify, FIN; then wait for the
+        client's FIN. Args: patience, as in drain; seconds, to wait at most for that FIN.
 
         Closing a socket with unread bytes resets the connection, which can destroy what was just sent.
         """
-        deadline = Deadline(seconds)
-        with contextlib.suppress(OSError):
-            while self.backlog and deadline.left() and waiter(self.sock, WRITABLE)(deadline.left()):
-                self.flush()
+        try:
             self.end_sending()
-            while not (self._at_end or self.gone) and deadline.left():
-                if self._until_readable(deadline.left()):
-                    self._at_end = not socket.socket.recv(self.sock, RECEIVED_BYTES)
-        with self.lock:
-            self.gone = self.gone or "closed"
-            self.backlog.clear()  # nobody looks after a backlog of one who is gone
+            self.drain(patience)
+            deadline = Deadline(seconds)
+            while self.state is State.SAID_END and deadline.left() and self._readable(deadline.left()):
+                if not socket.socket.recv(self.sock, RECEIVED_BYTES):  # whatever it is: not even decrypted
+                    break
+        except OSError:
+            pass  # it has gone by itself
+        finally:
+            with self.lock, contextlib.suppress(OSError):
+                given_up = self.state is not State.SAID_END
+                self.end("done")
+                if given_up:  # then the kernel shall not keep for it what it doesn't read
+                    self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.sock.close()
 
     # ---- for any thread
@@ -1237,19 +1191,19 @@ class Wire:
     def put(self, data: Bytes, more: bool = False) -> None:
         """Send, with the lock held; never waits. What can't be sent now joins the backlog, and so does
         what may wait a moment, as there is more to come."""
-        if self.gone:
+        if self.state is not State.OPEN:
             return
         if tap := self.tap:
             tap("server", bytes(data))
         waiting = len(self.backlog)
         if not (waiting or more):
             sent = self._send(data)
-            if sent == len(data) or self.gone:
+            if sent == len(data) or self.ended:
                 return
             data = data[sent:]
         self.backlog += data
         if not waiting:
-            self._server.drainer.add(self)
+            self._drainer.add(self)
         elif not more or waiting > RECEIVED_BYTES:
             self._send_backlog()
 
@@ -1260,10 +1214,12 @@ class Wire:
 
     def _send_backlog(self) -> bool:
         """With the lock held."""
-        if self.backlog and not self.gone:
+        if self.backlog:
             sent = self._send(self.backlog)
             del self.backlog[:sent]
-        return bool(self.gone) or not self.backlog
+        if self.state is State.LEAVING and not self.backlog:
+            self._say_end()
+        return not self.backlog and self.state is not State.LEAVING
 
     def _send(self, data: Bytes) -> int:
         """With the lock held: hand the kernel what it takes, and return how many bytes that were."""
@@ -1280,33 +1236,44 @@ class Wire:
         except (BlockingIOError, ssl.SSLWantWriteError):
             pass
         except OSError as error:
-            self.drop_locked(plain_words(error))
+            self.end(plain_words(error))
         return sent
+
+    def end_sending(self) -> None:
+        """Take nothing new, and say so when the backlog is out. Any thread may, and never waits."""
+        with self.lock:
+            if self.state is State.OPEN:
+                self.state = State.LEAVING
+                if not self._send_backlog():
+                    self._drainer.add(self)
+
+    def _say_end(self) -> None:
+        """With the lock held: close_notify where there is TLS, then FIN."""
+        if isinstance(self.sock, ssl.SSLSocket):
+            try:
+                self.sock.unwrap()
+            except ssl.SSLWantWriteError:
+                return  # no room even for that: the next flush() does it
+            except (OSError, ValueError):
+                pass  # it would like to wait for the client's answer
+        self.state = State.SAID_END
+        with contextlib.suppress(OSError):
+            # Not SSLSocket.shutdown: that forgets TLS, and what is sent after it goes in clear.
+            socket.socket.shutdown(self.sock, socket.SHUT_WR)
 
     def drop(self, why: str) -> None:
         """Give the client up; its own thread wakes and closes."""
         with self.lock:
-            self.drop_locked(why)
+            self.end(why)
 
-    def drop_locked(self, why: str) -> None:
-        """With the lock held."""
-        if not self.gone:
-            self.gone = why
+    def end(self, why: str) -> None:
+        """With the lock held. The shutdown wakes whoever waits for this socket: one that is closed while
+        another thread polls it lives on in the kernel."""
+        if not self.ended:
+            self.state, self.why = State.ENDED, why
             self.backlog.clear()
             with contextlib.suppress(OSError):
-                # Not SSLSocket.shutdown: that forgets TLS, and what is sent after it goes in clear.
                 socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
-
-    def end_sending(self) -> None:
-        """Say that nothing more will come: close_notify where there is TLS, then FIN. Never waits, and
-        leaves a backlog to close(), which does the same once more."""
-        with self.lock, contextlib.suppress(OSError):
-            if self.gone or self.backlog:
-                return
-            if isinstance(self.sock, ssl.SSLSocket):
-                with contextlib.suppress(OSError, ValueError):  # it would like to wait for the answer
-                    self.sock.unwrap()
-            socket.socket.shutdown(self.sock, socket.SHUT_WR)
 
 
 class Drainer:
@@ -1324,8 +1291,14 @@ class Drainer:
         self._waker, self._wakee = socket.socketpair()
         self._waker.setblocking(False)
         self._wakee.setblocking(False)
-        self._thread = threading.Thread(target=self._run, name="drainer", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start the thread, once. Raises RuntimeError where there is none to be had."""
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, name="drainer", daemon=True)
+            thread.start()
+            self._thread = thread
 
     def add(self, wire: Wire) -> None:
         """Look after a wire's backlog, from a moment later on."""
@@ -1339,7 +1312,8 @@ class Drainer:
         """End the thread."""
         self._stopped = True
         self._wake()
-        self._thread.join(1.0)
+        if self._thread is not None:
+            self._thread.join(1.0)
         self._waker.close()
         self._wakee.close()
 
@@ -1380,46 +1354,426 @@ class Drainer:
         return closed + [wire for wire in ready if wire is not None]
 
 
-# ================================================================ 6. talk: the peers
+# ================================================================ 6. talk: the codecs
+
+
+class Answer(NamedTuple):
+    """What a codec has to say to the client, as a pong."""
+
+    data: Bytes
+
+
+class Goodbye(NamedTuple):
+    """The client closes, or has broken the protocol (fault): say the same, and read no more."""
+
+    code: int
+    reason: str
+    fault: bool = False
+
+
+Event = str | bytes | Answer | Goodbye
+NO_RSV_BITS = RsvBits(False, False, False)
+
+
+class Frames:
+    """WebSocket frames (RFC 6455). No socket, no thread: bytes in, events out; messages in, bytes out.
+
+    wsproto reads and writes them; those that are like nearly all others take a short way past it. There are
+    two FrameProtocols, one for each direction, since they have nothing in common but the name: so one
+    thread may receive while another encodes.
+
+    Args: limits, of a message; deflate, the answer to the client's offer of permessage-deflate, or "".
+    """
+
+    answers_goodbye = True  # the client says goodbye as well, and may say more before
+    silent_end = {"code": 1006, "why": "closed without a close frame"}
+
+    def __init__(self, limits: Limits, deflate: str = "") -> None:
+        self._limit, self._deflate = limits.message, PerMessageDeflate()
+        if deflate:
+            self._deflate.accept(deflate)
+        self._bounds = Bounds(limits, deflate)
+        self._inbound = FrameProtocol(client=False, extensions=[self._bounds])
+        self._outbound = FrameProtocol(client=False, extensions=[self._deflate])
+        self._half_read = False  # wsproto holds a part of a frame or of a message
+        self._pieces: list[Any] = []  # of a message
+
+    def receive(self, data: bytes) -> Iterator[Event]:
+        """Take received bytes apart: messages, answers to give, and at most one goodbye, the last."""
+        while data:
+            if not self._half_read:
+                data = yield from self.ordinary(data)
+            if data:
+                data = yield from self._any(data)
+
+    def ordinary(self, data: bytes) -> Generator[Event, None, bytes]:
+        """Take the frames that stand whole at the beginning of some bytes and are of the usual form: final,
+        text or binary, not compressed, masked, with one of the shorter lengths (RFC 6455 section 5.2):
+
+             1 byte            1 byte        2, where n is 126   4      length
+            .----------------.-------------.------------------.------.--------------------.
+            | FIN 000 opcode | MASK n      | length           | mask | payload, XOR mask  |
+            '----------------'-------------'------------------'------'--------------------'
+
+        Returns the bytes from the first frame on that is different or wrong in any way: wsproto judges it.
+        """
+        start, size = 0, len(data)
+        while size - start >= 6 and (first := data[start]) in (0x81, 0x82):
+            length, body = data[start + 1] - 0x80, start + 6
+            if length == 126:
+                length, body = int.from_bytes(data[start + 2 : start + 4], "big"), start + 8
+                if length < 126:
+                    break  # it would have fitted into n
+            end = body + length
+            if not 0 <= length <= self._limit or data[start + 1] == 0xFF or end > size:
+                break
+            mask = (data[body - 4 : body] * (length // 4 + 1))[:length]
+            bits = int.from_bytes(data[body:end], "little") ^ int.from_bytes(mask, "little")
+            payload = bits.to_bytes(length, "little")
+            try:
+                message = payload.decode() if first == 0x81 else payload
+            except UnicodeDecodeError:
+                break
+            yield message
+            start = end
+        return data[start:]
+
+    def _any(self, data: bytes) -> Generator[Event, None, bytes]:
+        """Take any frames, until a message is complete; return the bytes behind it."""
+        self._half_read, in_message = True, bool(self._pieces)
+        self._inbound.receive_bytes(data)
+        try:
+            for opcode, payload, _, finished in self._inbound.received_frames():
+                if opcode is Opcode.CLOSE:
+                    yield Goodbye(int(payload[0]), str(payload[1]))
+                    return b""
+                if opcode is Opcode.PING:
+                    yield Answer(self._outbound.pong(payload))  # type: ignore[arg-type]
+                elif opcode < Opcode.CLOSE:
+                    self._pieces.append(payload)
+                    in_message = not finished
+                    if finished:
+                        pieces, self._pieces = self._pieces, []
+                        yield pieces[0] if len(pieces) == 1 else type(payload)().join(pieces)  # type: ignore
+                if not in_message:
+                    self._half_read = False
+                    return self._bounds.give_back()
+        except ParseFailed as fault:
+            too_big = fault.code is CloseReason.MESSAGE_TOO_BIG
+            yield Goodbye(int(fault.code), "message too big" if too_big else str(fault), fault=True)
+        return b""
+
+    def encode(self, message: str | bytes) -> Bytes:
+        """A message as one frame, compressed where that was agreed. One thread at a time."""
+        return self._outbound.send_data(message) if self._deflate.enabled() else self.plain(message)
+
+    @staticmethod
+    def plain(message: str | bytes) -> bytes:
+        """A message as an uncompressed frame, which every client takes (RFC 7692 section 6)."""
+        first, payload = (0x81, message.encode()) if isinstance(message, str) else (0x82, message)
+        size = len(payload)
+        if size < 126:
+            return bytes((first, size)) + payload
+        head = ("!BBH", first, 126, size) if size < 2**16 else ("!BBQ", first, 127, size)
+        return struct.pack(*head) + payload
+
+    def goodbye(self, code: int, reason: str) -> Bytes:
+        """A close frame; 1005, which stands for none, has no code in it (RFC 6455 section 7.4.1)."""
+        return self._outbound.close(CloseReason.NO_STATUS_RCVD if code == 1005 else code, reason)
+
+    def ping(self) -> Bytes:
+        """What makes a client say whether it still lives."""
+        return self._outbound.ping()
+
+
+class Bounds(PerMessageDeflate):
+    """What wsproto's reading side lacks: an end to the size of a message, as it comes and after inflating,
+    and to the number of its frames.
+
+    It is an extension, since that sees the length that a frame claims before a byte of it, and what is
+    inflated before it is all there. It also keeps control frames from wsproto's permessage-deflate, which
+    takes one in the midst of a message for the message's end.
+
+    Args: limits, of a message; agreed, the answer to the client's offer of permessage-deflate, or "".
+    """
+
+    def __init__(self, limits: Limits, agreed: str) -> None:
+        super().__init__()
+        self._limit, self._deflate = limits.message, bool(agreed)
+        self._size = self._before = 0  # of the message so far, and without its last frame
+        self._empty = 0  # frames of it that add nothing
+        self._in_control_frame = self._compressed = False
+        self._buffer = Buffer()
+        if agreed:
+            self.accept(agreed)
+
+    def enabled(self) -> bool:
+        """Always."""
+        return True
+
+    def give_back(self) -> bytes:
+        """The bytes that wsproto has, and hasn't looked at yet."""
+        data = bytes(self._buffer.consume_at_most(len(self._buffer)))
+        self._buffer.commit()
+        return data
+
+    def frame_inbound_header(
+        self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
+    ) -> CloseReason | RsvBits:
+        """Refuse a frame by the length that it claims. (wsproto shows a header twice where the mask comes
+        a moment later: nothing is added up here.)"""
+        assert isinstance(proto, FrameDecoder)
+        self._buffer = proto.buffer
+        self._in_control_frame = opcode >= Opcode.CLOSE
+        if self._in_control_frame:
+            return NO_RSV_BITS
+        if opcode is not Opcode.CONTINUATION:
+            self._size = self._before = self._empty = 0
+            self._compressed = self._deflate and rsv.rsv1
+        if not self._compressed and self._size + payload_length > self._limit:
+            return CloseReason.MESSAGE_TOO_BIG
+        if not self._deflate:
+            return NO_RSV_BITS
+        return super().frame_inbound_header(proto, opcode, rsv, payload_length)
+
+    def frame_inbound_payload_data(
+        self, proto: FrameDecoder | FrameProtocol, data: bytes
+    ) -> bytes | CloseReason:
+        """Inflate in steps so small that one makes no more than the limit: deflate makes 1032 of 1."""
+        if self._in_control_frame:
+            return data
+        if self._compressed:
+            inflated, step = bytearray(), max(1, self._limit // 1032)
+            for start in range(0, len(data), step):
+                piece = super().frame_inbound_payload_data(proto, data[start : start + step])
+                if isinstance(piece, CloseReason):
+                    return piece
+                inflated += piece
+                if self._size + len(inflated) > self._limit:
+                    return CloseReason.MESSAGE_TOO_BIG
+                if self._decompressor and len(self._decompressor.unused_data) > 1:
+                    # It goes on behind its own end. One byte may: the 0 that a client appends where its
+                    # stream has ended (section 7.2.3.4).
+                    return CloseReason.INVALID_FRAME_PAYLOAD_DATA
+            data = bytes(inflated)
+        self._size += len(data)
+        return data
+
+    def frame_inbound_complete(
+        self, proto: FrameDecoder | FrameProtocol, fin: bool
+    ) -> bytes | CloseReason | None:
+        """End a message, but not for a control frame in the midst of it."""
+        if self._in_control_frame:
+            return None
+        self._empty += self._size == self._before
+        self._before = self._size
+        if self._empty > EMPTY_FRAMES:
+            return CloseReason.MESSAGE_TOO_BIG
+        stream = self._decompressor
+        last = super().frame_inbound_complete(proto, fin)
+        if fin and stream and stream.eof:
+            self._decompressor = None  # the client ended its stream, the next begins anew (section 7.2.3.5)
+        if isinstance(last, bytes) and self._size + len(last) > self._limit:
+            return CloseReason.MESSAGE_TOO_BIG
+        return last
+
+
+class Lines:
+    """A native client's lines, each a message in UTF-8. No socket, no thread.
+
+    Args: limits, of a line.
+    """
+
+    answers_goodbye = False
+    silent_end = {"why": "closed by the client"}
+
+    def __init__(self, limits: Limits) -> None:
+        self._limit, self._buffer = limits.message, bytearray()
+
+    def receive(self, data: bytes) -> Iterator[Event]:
+        """Take received bytes apart: lines, and a goodbye, the last, to one that is too long or no text."""
+        searched = len(self._buffer)
+        self._buffer += data
+        start = 0
+        while (end := self._buffer.find(b"\n", max(start, searched))) >= 0:
+            line = bytes(self._buffer[start:end]).removesuffix(b"\r")
+            start = end + 1
+            if len(line) > self._limit:
+                yield self._too_long()
+                return
+            try:
+                text = line.decode()
+            except UnicodeDecodeError:
+                yield Goodbye(1007, "a line is text in UTF-8", fault=True)
+                return
+            yield text
+        del self._buffer[:start]
+        if len(self._buffer) > self._limit + 1:
+            yield self._too_long()
+
+    def _too_long(self) -> Goodbye:
+        self._buffer.clear()
+        return Goodbye(1007, f"a line has at most {self._limit} bytes", fault=True)
+
+    @staticmethod
+    def plain(message: str | bytes) -> bytes:
+        """A message as a line. Raises ValueError for one with a newline in it."""
+        line = message.encode() if isinstance(message, str) else message
+        if b"\n" in line:
+            raise ValueError("a native client's message is a line: no newline in it")
+        return line + b"\n"
+
+    encode = plain
+
+    def goodbye(self, code: int, reason: str) -> Bytes:
+        """There is no close frame here: where it matters, a last line says why."""
+        return b"" if code == 1000 else self.plain(say("error", reason=reason))
+
+    def ping(self) -> Bytes:
+        """Nothing: a line can't ask. TCP's keep-alive does."""
+        return b""
+
+
+def keep_alive(sock: socket.socket, seconds: float) -> None:
+    """Let TCP find out whether a silent client still lives."""
+    idle = "TCP_KEEPIDLE" if hasattr(socket, "TCP_KEEPIDLE") else "TCP_KEEPALIVE"  # so on macOS
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in ((idle, seconds), ("TCP_KEEPINTVL", seconds / 4), ("TCP_KEEPCNT", 4)):
+            if hasattr(socket, name):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), max(1, int(value)))
+
+
+# ================================================================ 6. talk: the peer
 
 
 class Peer:
     """The client as an application sees it, whatever the wire.
 
     Attributes: kind ('ws', 'wss', 'tcp', 'tcps'), address (ip, port), tls (version, cipher) or
-    None, path, name (for the application to set: the monitor shows it).
+    None, path, name (for the application to set: the monitor shows it), ended ({} until it has: then
+    why, and the close code where there is one).
+
+    The own thread alone reads: the codec's receive, and the fields of that part. The wire's lock guards the
+    rest: the codec's encode, ended, and whether goodbye was said.
     """
 
-    def __init__(self, connection: Connection) -> None:
-        self.connection, self.wire, self.server = connection, connection.wire, connection.server
+    def __init__(
+        self, connection: Connection, codec: Frames | Lines, limits: Limits, first: Deadline | None = None
+    ) -> None:
         assert connection.kind is not None
-        self.kind = connection.kind.value
-        self.address, self.tls, self.path = connection.address, connection.wire.tls, connection.path
+        self.connection, self.wire, self.server = connection, connection.wire, connection.server
+        self.kind, self.path = connection.kind.value, connection.path
+        self.address, self.tls = connection.address, connection.wire.tls
         self.name: str | None = None
+        self.codec, self.limits = codec, limits
+        self._most = max(limits, self.server.limits, key=lambda each: each.message)  # what may wait for it
         self.ended: dict[str, Any] = {}
-        self._limits, self._full = self.server.limits, self.server.limits.backlog
+        self._goodbye: Deadline | None = None  # once it was said: until when to hear the client's
         self._thread = threading.current_thread()  # not its number, which a later thread gets again
-        self._closing: Deadline | None = None  # set once we have said goodbye
-        self._more = False  # own thread: more has come than what is being answered
-        self._stream = self._all_messages()
+        # of the own thread:
+        self._arrived: Iterator[Event] = iter(())
+        self._following: Event | None = None  # always one event ahead, to know whether more follow
+        self._in_loop = False  # it comes back for the next message
+        self._first = first is not None  # nothing complete has come yet
+        self._asked = False  # whether it still lives
+        self._patience = first or Deadline(limits.ping)
+
+    @property
+    def backlog(self) -> int:
+        """Bytes that the client has still to take."""
+        return len(self.wire.backlog)
 
     def __iter__(self) -> Iterator[str | bytes]:
         """The client's messages, until it has closed. For the peer's own thread. A second loop
         goes on where the first one was left."""
-        return self._stream
+        try:
+            while (message := self.receive()) is not None:
+                self._in_loop = True
+                yield message
+        finally:
+            self._in_loop = False
 
-    def _all_messages(self) -> Iterator[str | bytes]:
-        """Read, take apart, and answer or hand out; always one item ahead, to know whether more follow."""
-        while data := self._receive():
-            arrived = self._decode(data)
-            item = next(arrived, None)
-            while item is not None:
-                following = next(arrived, None)
-                self._more = following is not None
-                message = self._take(item)
-                if message is not None and self._closing is None:
-                    yield message
-                item = following
+    def receive(self, timeout: float | None = None) -> str | bytes | None:
+        """The client's next message; None when it has closed. For the peer's own thread.
+
+        Args: timeout, seconds to wait at most. Raises TimeoutError, after which nothing is lost, and
+        RuntimeError in another thread.
+        """
+        if threading.current_thread() is not self._thread:
+            raise RuntimeError("only the peer's own thread may receive")
+        deadline = None if timeout is None else Deadline(timeout)
+        while (event := self._next(deadline)) is not None:
+            self._first = False
+            if isinstance(event, Answer):
+                self._make_room()
+                self._post(event.data, more=self._following is not None)
+            elif isinstance(event, Goodbye):
+                if event.fault:
+                    self.tell("refused", why=event.reason)
+                self.say_goodbye(event.code, event.reason, answer=True)
+            elif self._goodbye is None:
+                return event
+        return None
+
+    def _next(self, deadline: Deadline | None) -> Event | None:
+        """The next event, None where there will be none. Raises TimeoutError."""
+        while self._following is None:
+            data = self._read(deadline)
+            if not data:
+                return None
+            self._arrived = self.codec.receive(data)
+            self._following = next(self._arrived, None)
+        event, self._following = self._following, next(self._arrived, None)
+        return event
+
+    def _read(self, deadline: Deadline | None) -> bytes:
+        """The next bytes, b"" where there will be none. Looks after dead clients. Raises TimeoutError."""
+        if self.wire.backlog:
+            self.wire.flush()
+            self._make_room()
+        while not self._goodbye or self._goodbye.left():
+            patience = self._goodbye or self._patience
+            try:
+                data = self.wire.receive(min(wait.left() for wait in (patience, deadline) if wait))
+            except TimeoutError:
+                if not patience.left():
+                    self._end_of_patience()
+                elif deadline and not deadline.left():
+                    raise
+            except OSError as error:
+                self.wire.drop(plain_words(error))
+            else:
+                if not self._first:
+                    self._patience, self._asked = Deadline(self.limits.ping), False
+                if not data:
+                    with self.wire.lock:
+                        self._note_end()
+                return data
+        return b""
+
+    def _end_of_patience(self) -> None:
+        """The client has been silent for too long."""
+        if self._goodbye:
+            return  # then it is over
+        if self._first:
+            self.close(1008, "no line came in time")
+        elif self._asked:
+            self.wire.drop("silent: no answer to a ping")
+        elif ping := self.codec.ping():
+            self._post(ping)
+            self._asked = True
+        self._patience = Deadline(self.limits.ping)
+
+    def _note_end(self) -> None:
+        """With the wire's lock held: it has gone without a goodbye, unless there was one."""
+        why = {"why": self.wire.why} if self.wire.ended else {}
+        self.ended = self.ended or {**self.codec.silent_end, **why}
+
+    def wait_closed(self) -> None:
+        """Own thread: after close(), read on until the client has closed too, but not for long."""
+        while self.receive() is not None:
+            pass  # one that was dropped: nothing was said to it
 
     def send(self, message: str | bytes) -> bool:
         """Send one message. Any thread may; it never interleaves with another.
@@ -1432,11 +1786,28 @@ class Peer:
         ValueError for what this wire can't carry (a native client's line holds no newline).
         """
         if threading.current_thread() is not self._thread:
-            return self._post(self._encode, message)
+            return self._post(message, encode=True)
         self._make_room()
-        if not self._post(self._encode, message, self._more):
-            raise PeerGone(self.wire.gone or "closed")
+        if not self._post(message, encode=True, more=self._in_loop and self._following is not None):
+            raise PeerGone(self.wire.why if self.wire.ended else "closed")
         return True
+
+    def _post(self, message: Any, *, encode: bool = False, more: bool = False) -> bool:
+        """Send a message, or bytes that are ready, and never wait. more: as for Wire.put."""
+        wire = self.wire
+        with wire.lock:
+            if len(wire.backlog) > self._most.backlog:
+                wire.end("its backlog is full: it doesn't read what it is sent")
+            if self._goodbye or wire.state is not State.OPEN:
+                self._note_end()
+                return False
+            wire.put(self.codec.encode(message) if encode else message, more)
+            return True
+
+    def _make_room(self) -> None:
+        """Own thread: who doesn't read isn't read either."""
+        if len(self.wire.backlog) > self._most.message:
+            self.wire.drain(self.limits.ping, down_to=self._most.message)
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Say goodbye; the loop over the peer's messages then ends. Any thread may.
@@ -1446,263 +1817,32 @@ class Peer:
         """
         if not (1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999):
             raise ValueError(f"{code} is no close code that can be sent")
-        if self._say_goodbye(code, reason) and threading.current_thread() is not self._thread:
+        if self.say_goodbye(code, reason) and threading.current_thread() is not self._thread:
             # The own thread waits for the client, and no longer than for the next ping. That may be long.
-            patience = threading.Timer(self._limits.closing, self.wire.drop, ["no answer to the close frame"])
+            patience = threading.Timer(self.limits.closing, self.wire.drop, ["no answer to the goodbye"])
             patience.daemon = True
             with contextlib.suppress(RuntimeError):  # no thread to be had: then the ping finds out
                 patience.start()
 
-    def _say_goodbye(self, code: int, reason: str) -> bool:
-        """Send the last frame or line; False where that was done before. Any thread may, and never waits."""
+    def say_goodbye(self, code: int, reason: str, answer: bool = False) -> bool:
+        """Send the last frame or line; False where that was done before. Any thread may, and never waits.
+        Args: answer, whether the client has said its own goodbye, or any nonsense in its place."""
         with self.wire.lock:
-            if self._closing is not None:
-                return False
-            self._closing = Deadline(self._limits.closing)
-            self.ended = self.ended or {"code": code, "why": reason or "closed by the server"}
-            self.wire.put(self._encode_close(code, reason))
-        self._said_goodbye()
-        return True
+            said = self._goodbye is not None
+            if not said:
+                by = "the client" if answer else "the server"
+                self.ended = self.ended or {"code": code, "why": reason or f"closed by {by}"}
+                self.wire.put(self.codec.goodbye(code, reason))
+            if answer or not said:
+                wait = self.codec.answers_goodbye and not answer
+                self._goodbye = Deadline(self.limits.closing if wait else 0)
+        if not self.codec.answers_goodbye:
+            self.wire.end_sending()
+        return not said
 
     def tell(self, step: str, **facts: Any) -> None:
         """Tell the observers a step of the application's, as 'login'."""
         self.connection.tell(step, **facts)
-
-    @property
-    def backlog(self) -> int:
-        """Bytes that the client has still to take."""
-        return len(self.wire.backlog)
-
-    def _post(self, encode: Callable[[Any], Bytes], message: Any, more: bool = False) -> bool:
-        """Send what encode makes of a message, and never wait. more: as for Wire.put."""
-        wire = self.wire
-        with wire.lock:
-            if self._closing or wire.gone:
-                return False
-            if len(wire.backlog) > self._full:
-                wire.drop_locked("its backlog is full: it doesn't read what it is sent")
-                return False
-            wire.put(encode(message), more)
-            return True
-
-    def _make_room(self) -> None:
-        """Own thread: who doesn't read isn't read either."""
-        if len(self.wire.backlog) > self._limits.message:
-            self.wire.drain(self._limits.ping, down_to=self._limits.message)
-
-    def _receive(self) -> bytes:
-        """Own thread: the next bytes, b"" where there will be none. Looks after dead clients."""
-        self._more = pinged = False
-        if self.wire.backlog:
-            self.wire.flush()
-            self._make_room()
-        while self._closing is None or self._closing.left():
-            try:
-                data = self.wire.receive(self._closing.left() if self._closing else self._patience())
-            except TimeoutError:
-                if self._closing is None:
-                    self._ask_for_life(pinged)
-                pinged = True
-            except OSError as error:
-                self.wire.drop(plain_words(error))
-            else:
-                if not data and not self.ended:
-                    self.ended = self._ended_without_goodbye()
-                return data
-        return b""
-
-    def _ended_without_goodbye(self) -> dict[str, Any]:
-        return {"why": self.wire.gone or "closed by the client"}
-
-    def wait_closed(self) -> None:
-        """Own thread: after close(), read on until the client has closed too, but not for long."""
-        for _ in self:
-            pass
-
-    # What depends on the wire:
-
-    def _decode(self, data: bytes) -> Iterator[Any]:
-        """Own thread: take received bytes apart, into items for _take."""
-        raise NotImplementedError
-
-    def _take(self, item: Any) -> str | bytes | None:
-        """Own thread: the message that an item is or completes; or else do what it asks for."""
-        raise NotImplementedError
-
-    def _encode(self, message: str | bytes) -> Bytes:
-        """With the wire's lock held."""
-        raise NotImplementedError
-
-    def _encode_close(self, code: int, reason: str) -> Bytes:
-        """With the wire's lock held."""
-        raise NotImplementedError
-
-    def _said_goodbye(self) -> None:
-        """After the last bytes were posted."""
-
-    def _patience(self) -> float:
-        """Seconds to wait for the next bytes."""
-        return self._limits.ping
-
-    def _ask_for_life(self, again: bool) -> None:
-        """The client has been silent for so long; again: since it was asked, too."""
-        raise NotImplementedError
-
-
-class WebSocketPeer(Peer):
-    """A peer behind WebSocket frames (RFC 6455), which wsproto reads and writes.
-
-    There are two FrameProtocols, one for each direction, since they have nothing in common but the
-    name: the own thread alone reads with the first, and who holds the wire's lock writes with the
-    other. deflate: the answer to the client's offer of permessage-deflate, or "".
-    """
-
-    def __init__(self, connection: Connection, deflate: str) -> None:
-        super().__init__(connection)
-        limit, outbound = self._limits.message, PerMessageDeflate()
-        bounds = BoundedDeflate(limit, deflate) if deflate else MessageLimit(limit)
-        if deflate:
-            outbound.accept(deflate)
-        self._inbound = FrameProtocol(client=False, extensions=[bounds])
-        self._outbound = FrameProtocol(client=False, extensions=[outbound])
-        self._pieces: Any = None  # of a message that isn't complete: a StringIO or BytesIO
-
-    def _decode(self, data: bytes) -> Iterator[Frame | ParseFailed]:
-        self._inbound.receive_bytes(data)
-        try:
-            yield from self._inbound.received_frames()
-        except ParseFailed as fault:
-            yield fault  # in its turn, after the answers to what came before it
-
-    def _take(self, item: Frame | ParseFailed) -> str | bytes | None:
-        if isinstance(item, ParseFailed):
-            too_big = item.code is CloseReason.MESSAGE_TOO_BIG
-            self._answer_close(item.code, "message too big" if too_big else str(item))
-        elif item.opcode < Opcode.CLOSE:
-            message: str | bytes | None = self._complete(item)
-            return message
-        elif item.opcode is Opcode.PING:
-            self._make_room()
-            self._post(self._outbound.pong, item.payload, self._more)
-        elif item.opcode is Opcode.CLOSE:
-            self._answer_close(*item.payload)
-        return None
-
-    def _complete(self, frame: Frame) -> Any:
-        """Put a message's pieces together; None until the last has come."""
-        if self._pieces is None:
-            if frame.message_finished:
-                return frame.payload
-            self._pieces = io.StringIO() if isinstance(frame.payload, str) else io.BytesIO()
-        self._pieces.write(frame.payload)
-        if not frame.message_finished:
-            return None
-        message, self._pieces = self._pieces.getvalue(), None
-        return message
-
-    def _answer_close(self, code: CloseReason, reason: str) -> None:
-        """The client closes, or has broken the protocol: say the same, and read no more."""
-        with self.wire.lock:
-            if self._closing is None:
-                self.ended = {"code": int(code), "why": reason or "closed by the client"}
-                self.wire.put(self._outbound.close(code, reason))
-            self._closing = Deadline(0)
-
-    def _encode(self, message: str | bytes) -> Bytes:
-        return self._outbound.send_data(message)
-
-    def _encode_close(self, code: int, reason: str) -> Bytes:
-        return self._outbound.close(code, reason)
-
-    def _ended_without_goodbye(self) -> dict[str, Any]:
-        return {"code": 1006, "why": self.wire.gone or "closed without a close frame"}
-
-    def _ask_for_life(self, again: bool) -> None:
-        if again:
-            self.wire.drop("silent: no answer to a ping")
-        self._post(self._outbound.ping, b"")
-
-
-class LinePeer(Peer):
-    """A native peer: each line is a message, in UTF-8."""
-
-    def __init__(self, connection: Connection) -> None:
-        super().__init__(connection)
-        self._lines = LineBuffer(self._limits.message)
-        self._first = True
-        keep_alive(self.wire.sock, self._limits.ping)
-
-    def _decode(self, data: bytes) -> Iterator[str | ValueError]:
-        if self._closing is not None:
-            return  # what comes after goodbye is not even kept
-        try:
-            yield from self._lines.feed(data)
-        except ValueError as fault:
-            yield fault
-
-    def _take(self, item: str | ValueError) -> str | None:
-        self._first = False
-        if isinstance(item, str):
-            return item
-        self.tell("refused", why=str(item))
-        self.close(1007, str(item))
-        return None
-
-    def _encode(self, message: str | bytes) -> bytes:
-        return as_line(message)
-
-    def _encode_close(self, code: int, reason: str) -> bytes:
-        """There is no close frame here: where it matters, a last line says why."""
-        return b"" if code == 1000 else as_line(say("error", reason=reason))
-
-    def _said_goodbye(self) -> None:
-        self.wire.end_sending()
-
-    def _patience(self) -> float:
-        """The first line has a deadline; after that TCP keep-alive watches."""
-        return self.connection.deadline.left() if self._first else self._limits.ping
-
-    def _ask_for_life(self, again: bool) -> None:
-        if self._first:
-            self.close(1008, "no line came in time")
-
-
-class LineBuffer:
-    """Bytes in, lines out: no socket, no thread.
-
-    Args: limit, bytes in one line.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit, self._buffer = limit, bytearray()
-
-    def feed(self, data: bytes) -> Iterator[str]:
-        """Yield the lines that are complete. Raises ValueError for one too long, or not UTF-8."""
-        searched = len(self._buffer)
-        self._buffer += data
-        start = 0
-        while (end := self._buffer.find(b"\n", max(start, searched))) >= 0:
-            line = bytes(self._buffer[start:end]).removesuffix(b"\r")
-            start = end + 1
-            if len(line) > self._limit:
-                raise ValueError(f"a line has at most {self._limit} bytes")
-            try:
-                text = line.decode()
-            except UnicodeDecodeError:
-                raise ValueError("a line is text in UTF-8") from None
-            yield text
-        del self._buffer[:start]
-        if len(self._buffer) > self._limit + 1:
-            raise ValueError(f"a line has at most {self._limit} bytes")
-
-
-def keep_alive(sock: socket.socket, seconds: float) -> None:
-    """Let TCP find out whether a silent client still lives."""
-    with contextlib.suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in (("TCP_KEEPIDLE", seconds), ("TCP_KEEPINTVL", seconds / 4), ("TCP_KEEPCNT", 4)):
-            if hasattr(socket, name):
-                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), max(1, int(value)))
 
 
 def broadcast(peers: Iterable[Peer], message: str | bytes) -> None:
@@ -1712,32 +1852,15 @@ def broadcast(peers: Iterable[Peer], message: str | bytes) -> None:
     Args: peers, each once; message, text or bytes. Raises ValueError where a native client is among them and
     the message has a newline in it. (RFC 6455 section 5.6)
     """
-    framed: dict[type[Peer], bytes] = {}
+    framed: dict[type[Frames | Lines], bytes] = {}
     for peer in peers:
-        kind = type(peer)
+        kind = type(peer.codec)
         if kind not in framed:
-            framed[kind] = frame_for(kind, message)
-        peer._post(lambda ready: ready, framed[kind])
+            framed[kind] = kind.plain(message)
+        peer._post(framed[kind])
 
 
-def frame_for(kind: type[Peer], message: str | bytes) -> bytes:
-    """A message as any peer of a kind takes it: for WebSockets an uncompressed frame, which whoever
-    agreed on deflate takes as well (RFC 7692 section 6)."""
-    if issubclass(kind, WebSocketPeer):
-        blank = FrameProtocol(client=False, extensions=[])
-        return bytes(blank.send_data(message))
-    return as_line(message)
-
-
-def as_line(message: str | bytes) -> bytes:
-    """A message as a native client takes it. Raises ValueError for one with a newline in it."""
-    line = message.encode() if isinstance(message, str) else message
-    if b"\n" in line:
-        raise ValueError("a native client's message is a line: no newline in it")
-    return line + b"\n"
-
-
-# ================================================================ the demo applications
+# ================================================================ 7. the demo applications
 
 
 def say(type: str, **fields: Any) -> str:
@@ -1757,6 +1880,8 @@ class Chat:
     The lock guards the users. It is held while a message goes out, so that all hear the same
     order; that is short, since a broadcast waits for nobody.
     """
+
+    MESSAGE = 64 * 1024  # bytes at most: JSON of a megabyte takes a tenth of a second to read
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -1845,45 +1970,86 @@ class Monitor:
     """The server's window: tells its watchers each step of each connection, and hands over the raw
     bytes of those connections that one of them asks for.
 
-    The lock guards the watchers. It may be taken while a wire's lock is held, since a wire that is
-    watched passes its bytes on from put(). Who holds it takes the register's, the memory's, and a
-    watcher's own wire's, which is never watched, and with that the Drainer's. None of these waits
-    for this one: so nobody waits in a circle.
+    An actor: whatever happens, in whatever thread, becomes a job in a queue, and one thread does
+    the jobs in their order. It alone touches the watchers, and it waits for no client.
     """
 
-    loopback_only = True  # it shows what users write
     PATIENCE = 256 * 1024  # bytes that a slow watcher may have waiting; then events pass it by
+    JOBS = 10_000  # events that may wait for the thread; then they pass everybody by
     SHOWN = 4096  # bytes of one chunk
 
     def __init__(self, server: DualServer) -> None:
         self._server = server
-        self._lock = threading.Lock()
+        self._jobs: queue.SimpleQueue[tuple[Callable[[Any, Any], None], Any, Any]] = queue.SimpleQueue()
+        self._lock = threading.Lock()  # guards the next two
+        self._thread: threading.Thread | None = None
+        self._lost = 0  # events that found too many jobs waiting
+        # of the one thread:
         self._missed: dict[Peer, int] = {}  # each watcher, and how many events it has missed
-        self._watched: dict[int, set[Peer]] = {}  # connection's number -> who watches its bytes
+        self._watched: dict[int, tuple[Connection, set[Peer]]] = {}  # whose bytes are shown, and to whom
 
     def __call__(self, peer: Peer) -> None:
         """Serve one watcher."""
         with self._lock:
-            # First observe, then look: a step between the two is told twice rather than not at all.
-            if not self._missed:
-                self._server.observers.append(self.observe)
-            self._missed[peer] = 0
-            broadcast([peer], self.snapshot())
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name="monitor", daemon=True)
+                thread.start()
+                self._thread = thread
+            self._jobs.put((self._enter, peer, None))
         try:
             for message in peer:
                 try:
-                    self._watch(peer, read_json(message))
+                    request = read_json(message)
+                    job = {"watch": self._watch, "unwatch": self._unwatch}.get(str(request.get("type")))
+                    if job is None or not isinstance(request.get("id"), int):
+                        raise ValueError('{"type":"watch","id":7} or {"type":"unwatch","id":7}')
+                    self._jobs.put((job, peer, request["id"]))
                 except ValueError as error:
                     peer.send(say("error", reason=str(error)))
         finally:
-            with self._lock:
-                del self._missed[peer]
-                if not self._missed:
-                    self._server.observers.remove(self.observe)
-                for number in tuple(self._watched):
-                    self._unwatch(peer, number)
+            self._jobs.put((self._leave, peer, None))
 
-    def snapshot(self) -> str:
+    def observe(self, event: dict[str, Any]) -> None:
+        """Pass one step on to all watchers. Any thread calls it."""
+        self._later(self._pass_on, event, self._missed)
+
+    def _later(self, job: Callable[[Any, Any], None], first: Any, second: Any) -> None:
+        if self._jobs.qsize() < self.JOBS:
+            self._jobs.put((job, first, second))
+        else:
+            with self._lock:
+                self._lost += 1
+
+    def _run(self) -> None:
+        """Do the jobs, until the last watcher has gone."""
+        while True:
+            job, first, second = self._jobs.get()
+            try:
+                job(first, second)
+            except Exception:
+                log.exception("the monitor failed")
+            with self._lock:
+                if not self._missed and self._jobs.empty():
+                    self._thread = None
+                    return
+
+    # ---- the jobs
+
+    def _enter(self, peer: Peer, _: None) -> None:
+        # First observe, then look: a step between the two is told twice rather than not at all.
+        if not self._missed:
+            self._server.observers.append(self.observe)
+        self._missed[peer] = 0
+        peer.send(self._snapshot())
+
+    def _leave(self, peer: Peer, _: None) -> None:
+        del self._missed[peer]
+        if not self._missed:
+            self._server.observers.remove(self.observe)
+        for number in tuple(self._watched):
+            self._unwatch(peer, number)
+
+    def _snapshot(self) -> str:
         """How things stand now."""
         clients = [
             {"id": connection.id, "kind": peer.kind, "address": host_port(*peer.address), "path": peer.path,
@@ -1893,128 +2059,139 @@ class Monitor:
         memory = [{"ip": ip, "seconds_left": round(left, 1)} for ip, left in self._server.memory.entries()]
         return say("snapshot", detect=self._server.detect, clients=clients, memory=memory)
 
-    def observe(self, event: dict[str, Any]) -> None:
-        """Pass one step on to all watchers. Any thread calls it."""
+    def _pass_on(self, event: dict[str, Any], watchers: Iterable[Peer]) -> None:
+        if event.get("step") == "closed":
+            self._watched.pop(event["id"], None)
         with self._lock:
-            if event["step"] == "closed":
-                self._watched.pop(event["id"], None)
-            self._pass_on(self._missed, event)
-
-    def _pass_on(self, watchers: Iterable[Peer], event: dict[str, Any]) -> None:
+            lost, self._lost = self._lost, 0
         message = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
         for peer in watchers:
+            missed = self._missed[peer] + lost
             if peer.backlog > self.PATIENCE:
-                self._missed[peer] += 1
+                self._missed[peer] = missed + 1
                 continue
-            if self._missed[peer]:
-                broadcast([peer], say("missed", events=self._missed[peer]))
-                broadcast([peer], self.snapshot())
+            if missed:
+                peer.send(say("missed", events=missed))
+                peer.send(self._snapshot())
                 self._missed[peer] = 0
-            broadcast([peer], message)
+            peer.send(message)
 
-    def _watch(self, peer: Peer, request: dict[str, Any]) -> None:
-        """Begin or end to show a connection's bytes."""
-        number = request.get("id")
-        if request.get("type") not in ("watch", "unwatch") or not isinstance(number, int):
-            raise ValueError('{"type":"watch","id":7} or {"type":"unwatch","id":7}')
-        with self._lock:
-            if request["type"] == "unwatch":
-                self._unwatch(peer, number)
+    def _watch(self, peer: Peer, number: int) -> None:
+        """Begin to show a connection's bytes."""
+        for connection in self._server.everyone():
+            if connection.id == number and connection.peer and not self._serves(connection.path):
+                self._watched.setdefault(number, (connection, set()))[1].add(peer)
+                connection.wire.tap = lambda sender, data: self._later(self._show, number, (sender, data))
                 return
-            wire = next((c.wire for c in self._server.everyone() if c.id == number and c.peer
-                         and self._server.apps.get(c.peer.path or "") is not self), None)  # fmt: skip
-            if wire is None:
-                raise ValueError(f"no connection {number} that can be watched")
-            self._watched.setdefault(number, set()).add(peer)
-            wire.tap = lambda sender, data: self._show(number, sender, data)
+        peer.send(say("error", reason=f"no connection {number} that can be watched"))
+
+    def _serves(self, path: str | None) -> bool:
+        app = self._server.app(path or "")
+        return app is not None and app.serve is self
 
     def _unwatch(self, peer: Peer, number: int) -> None:
-        watchers = self._watched.get(number, set())
+        connection, watchers = self._watched.get(number, (None, set()))
         watchers.discard(peer)
-        if not watchers:
-            self._watched.pop(number, None)
-            for connection in self._server.everyone():
-                if connection.id == number:
-                    connection.wire.tap = None
+        if connection and not watchers:
+            connection.wire.tap = None
+            del self._watched[number]
 
-    def _show(self, number: int, sender: str, data: bytes) -> None:
-        """Pass a watched connection's bytes on. Called by its wire."""
-        with self._lock:
-            shown = {"bytes": bytes(data[: self.SHOWN]).hex(), "more": max(0, len(data) - self.SHOWN)}
-            event = {"type": "bytes", "id": number, "time": time.time(), "from": sender, **shown}
-            self._pass_on(self._watched.get(number, ()), event)
+    def _show(self, number: int, chunk: tuple[str, bytes]) -> None:
+        """Pass a watched connection's bytes on."""
+        sender, data = chunk
+        shown = {"bytes": data[: self.SHOWN].hex(), "more": max(0, len(data) - self.SHOWN)}
+        event = {"type": "bytes", "id": number, "time": time.time(), "from": sender, **shown}
+        self._pass_on(event, self._watched[number][1] if number in self._watched else ())
 
 
-# ================================================================ the command line
+# ================================================================ 9. the command line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; return its exit status."""
     options = parse_arguments(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    for name in ENDING_SIGNALS:
-        signal.signal(name, end_the_program)
-    keep_freed_memory()
-    status = 130  # for Ctrl-C before it runs, at the question for a password, say
-    with contextlib.suppress(KeyboardInterrupt):
-        try:
-            tls, about = prepare_tls(options)
-            server = make_server(options, tls)
-        except (OSError, ValueError, OverflowError, ImportError) as error:
-            print(f"wsdual: {explain(error, options)}", file=sys.stderr)
-            return 1
-        status = 0
-        with server:
-            if not options.no_pin and (pinned := hold_to_one_core()):
-                about.append(pinned)
-            introduce(server, about)
-            server.serve_forever()
-    return status
+    try:
+        for number in ENDING_SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
+                signal.signal(number, signal.default_int_handler)
+        server = make_server(options)
+    except KeyboardInterrupt:
+        return 130  # before it runs: at the question for a password, say
+    except (OSError, ValueError, OverflowError, ImportError) as error:
+        print(f"wsdual: {explain(error, options)}", file=sys.stderr)
+        return 1
+    with server, contextlib.suppress(KeyboardInterrupt):
+        server.heed_signals()
+        server.drainer.start()
+        introduce(server, server.about)
+        server.serve_forever(poll_interval=0.1)
+    if hasattr(signal, "pthread_sigmask"):  # one more signal shall not disturb the last steps
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
+    return 0
 
 
 # SIGHUP: the terminal was closed. It doesn't exist on Windows.
 ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
-def end_the_program(number: int, frame: FrameType | None) -> None:
-    """End as on Ctrl-C. Once: what comes later must not disturb the end."""
-    for name in ENDING_SIGNALS:
-        signal.signal(name, lambda number, frame: None)  # not SIG_IGN: Python complains of one under way
-    raise KeyboardInterrupt
-
-
 class Program(DualServer):
-    """A DualServer that takes up a renewed certificate: on SIGHUP, or when a file of it has changed.
+    """The server that the flags describe. It takes up a renewed certificate: on SIGHUP, or when a file of it
+    has changed.
 
-    New connections get a new context; the one in use is never changed. service_actions runs in the
-    main thread, between two calls of accept.
+    Signals only set flags. service_actions acts on them, in the main thread, between two calls of accept.
     """
 
-    options: argparse.Namespace
-    hung_up = False  # set by the signal, in the main thread as well
+    ending = hung_up = False  # the flags
 
-    def watch(self, options: argparse.Namespace) -> None:
-        """Begin to look after the files that the flags name."""
+    def __init__(self, options: argparse.Namespace) -> None:
+        tls, self.about = prepare_tls(options)
         self.options, self._seen, self._next_look = options, self._stamps(options), time.monotonic() + 1
         self._has_terminal = os.isatty(0)
-        options.may_ask = False  # from here on an answer to wait for would hold up the accept loop
-        if options.cert and hasattr(signal, "SIGHUP"):
-            signal.signal(signal.SIGHUP, lambda *_: setattr(self, "hung_up", True))
+        limits = Limits(
+            clients=options.max_clients,
+            message=options.max_message,
+            handshake=options.handshake_timeout,
+            ping=options.ping_interval,
+        )
+        chat = App(Chat(), message=min(Chat.MESSAGE, limits.message))
+        apps: dict[str, App | Callable[[Peer], object]] = {"/chat": chat, "/echo": echo}
+        apps["/"] = apps["/" + options.app]
+        apps["/monitor"] = App(Monitor(self), loopback_only=True)  # it shows what users write
+        super().__init__(
+            (options.host, options.port), apps, tls=tls, detect=options.detect, memory=options.memory,
+            limits=limits, origins=options.origin, static=options.static,
+        )  # fmt: skip
+        if options.verbose:
+            self.observers.append(log_event)
+
+    def heed_signals(self) -> None:
+        """From here on signals set flags."""
+        self.options.may_ask = False  # for a password: an answer to wait for would hold up the accept loop
+        for number in ENDING_SIGNALS:
+            if number != getattr(signal, "SIGHUP", None):
+                signal.signal(number, lambda *_: setattr(self, "ending", True))
+            elif self.options.cert or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, lambda *_: setattr(self, "hung_up", True))
 
     def service_actions(self) -> None:
-        """Called by serve_forever about twice a second."""
-        if self.options.cert is None or not (self.hung_up or time.monotonic() > self._next_look):
-            return
-        if self.hung_up and self._has_terminal and not os.isatty(0):
-            raise KeyboardInterrupt  # that was no call to renew: the terminal has been closed
-        stamps = self._stamps(self.options)
-        if self.hung_up or stamps != self._seen:
-            try:
-                self.tls, about = prepare_tls(self.options)
-                log.info("certificate renewed: %s", "; ".join(about))
-            except (OSError, ValueError) as error:
-                log.error("the old certificate stays in use: %s", explain(error, self.options))
-        self._seen, self.hung_up, self._next_look = stamps, False, time.monotonic() + 1
+        """Called by serve_forever some ten times a second."""
+        terminal_closed = self._has_terminal and not os.isatty(0)
+        if self.ending or (self.hung_up and (self.options.cert is None or terminal_closed)):
+            raise KeyboardInterrupt  # here it disturbs nobody
+        if self.options.cert and (self.hung_up or time.monotonic() > self._next_look):
+            stamps = self._stamps(self.options)
+            if self.hung_up or stamps != self._seen:
+                self.renew()
+            self._seen, self.hung_up, self._next_look = stamps, False, time.monotonic() + 1
+
+    def renew(self) -> None:
+        """New connections get a new context; the one in use is never changed."""
+        try:
+            self.tls, about = prepare_tls(self.options)
+            log.info("certificate renewed: %s", "; ".join(about))
+        except Exception as error:  # whatever there is to say against a file, the server goes on
+            log.error("the old certificate stays in use: %s", explain(error, self.options))
 
     @staticmethod
     def _stamps(options: argparse.Namespace) -> list[object]:
@@ -2024,6 +2201,17 @@ class Program(DualServer):
                 about = os.stat(name or "")
                 stamps.append((name, about.st_mtime_ns, about.st_size, about.st_ino))
         return stamps
+
+
+def make_server(options: argparse.Namespace) -> Program:
+    """Prepare the process, and make the server."""
+    raise_descriptor_limit(options.max_clients + DOORMEN + 50)
+    pinned = None if options.no_pin else hold_to_one_core()
+    server = Program(options)
+    if not os.path.isdir(options.static):
+        log.warning("no folder %s: HTTP clients get 404 (--static names another)", options.static)
+    server.about += [pinned] if pinned else []
+    return server
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -2085,7 +2273,8 @@ def number(kind: Callable[[str], float], low: float, high: float) -> Callable[[s
 
 
 def hold_to_one_core() -> str | None:
-    """Keep this process on one of its cores, where that pays; return a line that says so.
+    """Keep this process on one of its cores, where that pays; return a line that says so. It holds for
+    threads that start afterwards.
 
     Threads that share a GIL run one at a time anyway. Spread over cores they also hand the lock
     from core to core, which costs more than the work: 50 busy connections got twice as far on one.
@@ -2098,26 +2287,20 @@ def hold_to_one_core() -> str | None:
     return f"held to core {core}, where its threads don't contend (--no-pin against it)"
 
 
-def keep_freed_memory() -> None:
-    """Let glibc keep some memory that was freed, where it would give it back to the system.
+def raise_descriptor_limit(needed: int) -> None:
+    """Ask for as many descriptors as clients may come; the usual 1,024 are too few for 1,000."""
+    with contextlib.suppress(ImportError, OSError, ValueError):  # Windows has no such limit
+        import resource
 
-    A large message passes through several buffers of its size. Where each is fresh from the kernel, which
-    has to clear it first, an echo of 1 MB costs 1.8 times as much over ws, 1.5 times over wss. One arena for
-    all threads, which the GIL keeps apart anyway, makes it 8 MiB in all.
-    """
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # another C library
-            mallopt = ctypes.CDLL(None).mallopt
-            for option, value in ((M_ARENA_MAX, 1), (M_TRIM_THRESHOLD, 8 << 20), (M_MMAP_THRESHOLD, 8 << 20)):
-                mallopt(option, value)
-
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # as <malloc.h> numbers them
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        if soft != resource.RLIM_INFINITY and soft < most:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def prepare_tls(options: argparse.Namespace) -> tuple[ssl.SSLContext, list[str]]:
-    """The TLS settings, and lines that tell the certificate."""
-    cert: str | bytes
+    """The TLS settings, and lines that tell the certificate. The file is opened once."""
+    cert: str | bytes = options.cert or b""
     password: str | None = None
     if options.cert is None:
         if options.key:
@@ -2125,80 +2308,42 @@ def prepare_tls(options: argparse.Namespace) -> tuple[ssl.SSLContext, list[str]]
         import cert_tool
 
         names = [] if options.host in ("", "::", "0.0.0.0") else [options.host.partition("%")[0]]
-        cert = cert_tool.pfx_bytes(*cert_tool.make_certificate("localhost", names), None)
-    else:
-        cert = options.cert
+        key, certificate = cert_tool.make_certificate("localhost", names)
+        cert, password = cert_tool.pem_bytes(key, [certificate])
+    elif b"-----BEGIN " not in (data := Path(options.cert).read_bytes()):
+        cert, password = tool_for_pfx(options.cert).pfx_to_pem(data, passwords(options), options.cert)
+    elif b"ENCRYPTED" in (Path(options.key).read_bytes() if options.key else data):
         password = find_password(options)
     minimum = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}[options.tls_min]
     context = server_context(cert, password, options.key, minimum, options.client_ca)
-    return context, describe_certificate(cert, password)
+    about: list[str] = []
+    with contextlib.suppress(ImportError):  # which tells more of a certificate than the standard library can
+        import cert_tool
+
+        about = cert_tool.summary(cert if isinstance(cert, bytes) else data)
+    if options.cert is None:
+        about[0] += ", self-signed, thrown away at the end"
+    return context, about
 
 
-def find_password(options: argparse.Namespace) -> str | None:
-    """The key's password: from the file, the environment, or the terminal; None where it has none."""
-    if not needs_password(Path(options.cert), options.key and Path(options.key)):
-        return None
+def passwords(options: argparse.Namespace) -> Iterator[str | None]:
+    """The passwords to try on a file: none at first, and only then the one that may have to be asked for."""
+    yield None
+    yield find_password(options)
+
+
+def find_password(options: argparse.Namespace) -> str:
+    """The key's password: from the file, the environment, or the terminal. Raises ValueError."""
     if options.password_file:
         return Path(options.password_file).read_text(encoding="utf-8-sig").partition("\n")[0].rstrip("\r")
     if os.environ.get("WSDUAL_PASSWORD"):
         return os.environ["WSDUAL_PASSWORD"]
     locked = options.key or options.cert
     if options.typed is None:  # asked once; a renewed file has the same password
-        if not (options.may_ask and sys.stdin.isatty()):
+        if not (options.may_ask and sys.stdin and sys.stdin.isatty()):
             raise ValueError(f"{locked} has a password: give it by --password-file or $WSDUAL_PASSWORD")
         options.typed = getpass.getpass(f"Password of {locked}: ")
     return str(options.typed)
-
-
-def needs_password(cert: Path, key: Path | None) -> bool:
-    """Say whether the key in a file is encrypted."""
-    data = (key or cert).read_bytes()
-    if b"-----BEGIN " in data:
-        return b"ENCRYPTED" in data
-    try:
-        read_pfx(data, None, "")
-    except ValueError as error:
-        return "password" in str(error)
-    return False
-
-
-def describe_certificate(cert: str | bytes, password: str | None) -> list[str]:
-    """A certificate's subject, expiry and SHA-256, as lines to print."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes
-
-    data = cert if isinstance(cert, bytes) else Path(cert).read_bytes()
-    pem = b"-----BEGIN " in data
-    leaf = x509.load_pem_x509_certificate(data) if pem else read_pfx(data, password, "")[1][0]
-    return [
-        f"certificate  {leaf.subject.rfc4514_string()}, until {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
-        + (", self-signed, thrown away at the end" if isinstance(cert, bytes) else ""),
-        f"SHA-256      {leaf.fingerprint(hashes.SHA256()).hex(':').upper()}",
-    ]
-
-
-def make_server(options: argparse.Namespace, tls: ssl.SSLContext) -> DualServer:
-    """The server that the flags describe."""
-    if not os.path.isdir(options.static):
-        log.warning("no folder %s: HTTP clients get 404 (--static names another)", options.static)
-    limits = Limits(
-        clients=options.max_clients,
-        message=options.max_message,
-        handshake=options.handshake_timeout,
-        ping=options.ping_interval,
-    )
-    chat = Chat()
-    apps: dict[str, Application] = {"/chat": chat, "/echo": echo}
-    apps["/"] = apps["/" + options.app]
-    server = Program(
-        (options.host, options.port), apps, tls=tls, detect=options.detect, memory=options.memory,
-        limits=limits, origins=options.origin, static=options.static,
-    )  # fmt: skip
-    server.apps["/monitor"] = Monitor(server)
-    server.watch(options)
-    if options.verbose:
-        server.observers.append(log_event)
-    return server
 
 
 def log_event(event: dict[str, Any]) -> None:
@@ -2225,7 +2370,10 @@ def introduce(server: DualServer, about: Iterable[str]) -> None:
         *about,
         "Ctrl-C ends it.",
     ]
-    print("\n".join(lines), flush=True)
+    try:
+        print("\n".join(lines), flush=True)
+    except OSError:
+        sys.stdout = None  # nobody reads it: no reason not to serve
 
 
 def explain(error: Exception, options: argparse.Namespace) -> str:
@@ -2242,6 +2390,4 @@ def explain(error: Exception, options: argparse.Namespace) -> str:
 
 
 if __name__ == "__main__":
-    result = main()
-    sys.stdout.flush()
-    os._exit(result)  # at once: an exit in order would give one more signal the time to kill it
+    sys.exit(main())

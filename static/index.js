@@ -103,9 +103,8 @@ class Engine extends EventTarget {
     try {
       socket = new WebSocket(this.url);
     } catch (error) {
-      // Not the network's fault, so trying again won't help: a malformed address (SyntaxError), a
-      // port that browsers won't go to, or ws:// from a page that came over https (SecurityError).
-      this.#change("closed", { problem: error.name === "SecurityError" ? "blocked" : "address" });
+      // Not the network's fault, so trying again won't help.
+      this.#change("closed", Engine.#whyNone(error));
       return;
     }
     this.#socket = socket;
@@ -117,8 +116,19 @@ class Engine extends EventTarget {
       this.#opened();
     });
     socket.onmessage = ifCurrent((event) => this.#hear(event.data));
-    socket.onclose = ifCurrent((event) => this.#closed(wasOpen, event));
-    // No onerror: a close event always follows, and scripts aren't told what the error was.
+    const closed = ifCurrent((event) => this.#closed(wasOpen, event));
+    socket.onclose = closed;
+    // Scripts aren't told what the error was. A close event follows it at once; but in Node 20 none does
+    // where the connection never opened.
+    socket.onerror = () => wasOpen || setTimeout(closed, 0, { code: 1006, reason: "" });
+  }
+
+  /** Why there is no socket, from what the attempt to make one threw. */
+  static #whyNone(error) {
+    if (typeof WebSocket !== "function") return { problem: "unsupported" }; // an old Node, say
+    // A malformed address; or a port that browsers won't go to, or ws:// from a page that came over https.
+    const problem = { SyntaxError: "address", SecurityError: "blocked" }[error?.name];
+    return problem ? { problem } : { problem: "unknown", reason: String(error) };
   }
 
   #opened() {
@@ -174,8 +184,10 @@ class Engine extends EventTarget {
    *     afterSecondTry  open: whether the first try was closed (by the trial method, most likely)
    *     milliseconds    waiting: until the next attempt
    *     problem         waiting: "failed" (never opened) or "lost" (was open);
-   *                     closed: "blocked" by the browser, a bad "address", or nothing: as you wished
+   *                     closed: "blocked" by the browser, a bad "address", "unsupported": there is no
+   *                     WebSocket here, "unknown", or nothing: as you wished
    *     code, reason    waiting: of the close (RFC 6455 section 7.4); 1006 where there was none
+   *     reason          closed, where the problem is "unknown": what the browser said
    */
   #change(state, facts = {}) {
     this.state = state;

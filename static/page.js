@@ -237,7 +237,7 @@ class ClientHalf {
     }
   }
 
-  showClosed({ problem }) {
+  showClosed({ problem, reason }) {
     const { host, port } = this.form();
     if (problem === "address") {
       this.showTrouble(this.badHostWords(host));
@@ -245,6 +245,10 @@ class ClientHalf {
       this.showTrouble(...this.mixedContentWords(host, port));
     } else if (problem === "blocked") {
       this.showTrouble(`The browser doesn’t let pages go to port ${port}.`);
+    } else if (problem === "unsupported") {
+      this.showTrouble("This browser has no WebSocket.");
+    } else if (problem === "unknown") {
+      this.showTrouble(`The browser opened no connection: ${reason}`);
     } else {
       this.showTrouble();
     }

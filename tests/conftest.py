@@ -11,9 +11,21 @@ from typing import Any
 
 import pytest
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[:2]]
 
 from support import Program, running  # noqa: E402
+
+SLOWEST_FIRST = ("page", "program", "lesson", "attacks", "wire", "unit")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the folders whose files take the longest, so that no worker ends long after the others."""
+
+    def place(item: pytest.Item) -> int:
+        folder = item.path.parent.name
+        return SLOWEST_FIRST.index(folder) if folder in SLOWEST_FIRST else -1
+
+    items.sort(key=place)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import contextlib
 import datetime
 import json
 import os
+import random
 import re
 import secrets
 import signal
@@ -35,6 +36,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import pkcs12
 from cryptography.x509.oid import NameOID
 
+from wsdual import DualServer
+
+__all__ = [
+    "BINARY", "CLOSE", "CONTINUATION", "PATIENCE", "PING", "PONG", "REPO", "TEXT", "Deflating", "HandTLS",
+    "Identity", "Native", "Program", "Watcher", "WebSocket", "address_of", "all_at_once", "any_tls",
+    "closed", "connect", "deflate", "encryption", "frame", "free_port", "get", "http", "make_identity",
+    "mask_bytes", "narrow", "others_are_served", "parse_response", "read_to_end", "reset", "running",
+    "serving", "unharmed", "upgrade_request", "upgraded", "wait_until",
+]  # fmt: skip
+
 REPO = Path(__file__).resolve().parent.parent
 PATIENCE = 10.0  # seconds that a test waits for what must come; a test that passes never waits so long
 TEXT, BINARY, CLOSE, PING, PONG, CONTINUATION = 0x1, 0x2, 0x8, 0x9, 0xA, 0x0
@@ -47,6 +58,35 @@ def wait_until(condition: Callable[[], Any], what: object = "", seconds: float =
         assert time.monotonic() < end, f"waited {seconds:g} s in vain: {what or condition}"
         time.sleep(0.02)
     return value
+
+
+def free_port() -> int:
+    """A port that nobody has now, for what can't be told port 0.
+
+    It is below those that systems hand out by themselves, so that no client gets it in the meantime.
+    """
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+
+
+@contextlib.contextmanager
+def serving(apps: dict[str, Callable[..., object]], **options: Any) -> Iterator[DualServer]:
+    """A DualServer in this process, as a program of one's own would run it. options: those of DualServer."""
+    with DualServer(options.pop("address", ("127.0.0.1", 0)), apps, **options) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join(PATIENCE)
+
+
+def address_of(server: DualServer) -> tuple[str, int]:
+    """Where it listens."""
+    return str(server.server_address[0]), int(server.server_address[1])
 
 
 class Program:
@@ -239,10 +279,11 @@ class WebSocket:
         *,
         tls: bool | ssl.SSLContext = False,
         source: str | None = None,
+        sock: socket.socket | None = None,
         early: bytes = b"",
         **headers: str | None,
     ) -> None:
-        self.sock = connect(address, tls=tls, source=source)
+        self.sock = sock or connect(address, tls=tls, source=source)
         self._buffer = b""
         try:
             self.sock.sendall(upgrade_request(address, path, **headers) + early)
@@ -259,6 +300,10 @@ class WebSocket:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave, without a word."""
         self.sock.close()
 
     def _more(self) -> None:
@@ -305,10 +350,21 @@ class WebSocket:
         assert opcode == CLOSE, (opcode, payload[:100])
         return int.from_bytes(payload[:2], "big"), payload[2:].decode()
 
+    def rest(self) -> bytes:
+        """All bytes behind what was received, to the end; a reset fails."""
+        rest, self._buffer = self._buffer + read_to_end(self.sock), b""
+        return rest
+
     def ask(self, message: str | bytes) -> str | bytes:
         """Send, and return the answer."""
         self.send(message)
         return self.receive()
+
+    def next_but_pings(self) -> tuple[bool, int, int, bytes]:
+        """The next frame that is no ping; pings are answered, as a browser does by itself."""
+        while (received := self.receive_frame())[2] == PING:
+            self.sock.sendall(frame(PONG, received[3]))
+        return received
 
 
 class Native:
@@ -322,6 +378,10 @@ class Native:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave, without a word."""
         self._file.close()
         self.sock.close()
 
