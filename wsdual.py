@@ -77,15 +77,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from email.utils import formatdate
 from enum import Enum, IntEnum
-from http import HTTPStatus
+from http.client import HTTPMessage, responses
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 try:
     import h11
@@ -131,6 +131,7 @@ class Limits:
     """Every bound of the server that may be set. Sizes in bytes, times in seconds."""
 
     clients: int = 1000  # connections at once, whatever they do: each costs a thread
+    per_address: int | None = None  # of them, from one IPv4 address or one IPv6 network of 64 bits
     message: int = 2**20  # one message, after inflating; websockets has the same default
     header: int = 16 * 1024  # a request's head; Apache allows 8 KiB a line, nginx 32 KiB in all
     handshake: float = 5.0  # from the first wait to the end of request or first line, TLS included
@@ -185,13 +186,22 @@ class PeerGone(ConnectionError):
 class App:
     """An application with settings of its own; a bare function is App(function).
 
-    Args: serve, called with each Peer, in its thread; message, bytes in one message (None: as for the
-    whole server); loopback_only, whether it is for clients on this machine alone.
+    Args: serve, called with each Peer, in its thread; subprotocols that it speaks, the best first (RFC 6455
+    section 1.9); message, bytes in one message (None: as for the whole server); deflate, whether to
+    compress where the client offers it; loopback_only, whether it is for clients on this machine alone.
+
+    Raises TypeError for a bare string as subprotocols.
     """
 
     serve: Callable[[Peer], object]
+    subprotocols: Sequence[str] = ()
     message: int | None = None
+    deflate: bool = True
     loopback_only: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.subprotocols, str):
+            raise TypeError("subprotocols is a sequence of names, not one name")
 
 
 # ================================================================ 1. accept
@@ -202,7 +212,8 @@ class DualServer(socketserver.ThreadingTCPServer):
 
     Args:
         address: (host, port); host "" is all of IPv4, "::" all of both; port 0: any free one.
-        apps: path -> application, for WebSockets; "/" also takes native clients.
+        apps: path -> application, for WebSockets; "/" also takes native clients. Any other path that ends
+            in a slash takes all that is below it; the longest wins.
         tls: any ssl.SSLContext, or None for plain only. It may be replaced while the server runs: new
             connections take the new one. One that requires client certificates refuses plain connections.
         detect: "peek", or "trial" for the article's method.
@@ -211,8 +222,10 @@ class DualServer(socketserver.ThreadingTCPServer):
         origins: foreign origins whose pages may connect, as "https://example.com". Where there are
             any, their hosts are the only ones that may be asked for (loopback aside).
         static: a folder whose files are served to HTTP, or None.
+        tls_only: send plain HTTP to https, and refuse plain WebSockets and lines.
 
-    Raises OSError where it can't listen, ValueError for an unknown method of detection.
+    Raises OSError where it can't listen, ValueError for an unknown method of detection, and for tls_only
+    without tls.
     """
 
     allow_reuse_address = os.name == "posix"  # on Windows it lets two servers share a port
@@ -222,10 +235,13 @@ class DualServer(socketserver.ThreadingTCPServer):
         self, address: tuple[str, int], apps: Mapping[str, App | Callable[[Peer], object]], *,
         tls: ssl.SSLContext | None = None, detect: str = "peek", memory: float = 6.0,
         limits: Limits | None = None, origins: Iterable[str] = (), static: File | None = None,
+        tls_only: bool = False,
     ) -> None:  # fmt: skip
         if detect not in ("peek", "trial"):
             raise ValueError(f"detect is 'peek' or 'trial', not {detect!r}")
-        self.apps, self.tls, self.detect = dict(apps), tls, detect
+        if tls_only and tls is None:
+            raise ValueError("tls_only needs a certificate: tls is None")
+        self.apps, self.tls, self.tls_only, self.detect = dict(apps), tls, tls_only, detect
         self.limits = limits or Limits()
         self.memory = IpMemory(memory)
         self.origins = frozenset(origin.lower().rstrip("/") for origin in origins)
@@ -234,8 +250,9 @@ class DualServer(socketserver.ThreadingTCPServer):
         self.drainer = Drainer()
         self.handshakes = threading.Semaphore(HANDSHAKES)
         self._room = threading.Semaphore(self.limits.clients + DOORMEN)
-        self._left = threading.Condition()  # guards the register, which is the next two lines
+        self._left = threading.Condition()  # guards the register, which is the next three
         self._connections: dict[int, Connection] = {}
+        self._seated: Counter[str] = Counter()  # network -> its connections that have a seat
         self._seats, self._last_id, self._ending = self.limits.clients, 0, False
         self._warned = Deadline(0)
         if address[0]:
@@ -291,19 +308,28 @@ class DualServer(socketserver.ThreadingTCPServer):
 
     def enter(self, connection: Connection) -> None:
         """Enter a connection in the register, with a number, and with a seat where there is one."""
+        network = network_of(connection.address[0])
         with self._left:
             if self._ending:
                 connection.cut_off()
-            connection.seated = self._seats > 0
-            self._seats -= connection.seated
+            if not self._seats:
+                connection.crowd = "too many clients, try later"
+            elif self._seated[network] >= (self.limits.per_address or self.limits.clients):
+                connection.crowd = "too many connections from your address, try later"
+            else:
+                self._seats, self._seated[network] = self._seats - 1, self._seated[network] + 1
             self._last_id += 1
             connection.id = self._last_id
             self._connections[connection.id] = connection
 
     def leave(self, connection: Connection) -> None:
         """Strike a connection off the register."""
+        network = network_of(connection.address[0])
         with self._left:
-            self._seats += connection.seated
+            if not connection.crowd:
+                self._seats, self._seated[network] = self._seats + 1, self._seated[network] - 1
+            if not self._seated[network]:
+                del self._seated[network]
             del self._connections[connection.id]
             if self._ending:
                 self._left.notify_all()
@@ -314,9 +340,15 @@ class DualServer(socketserver.ThreadingTCPServer):
             return tuple(self._connections.values())
 
     def app(self, path: str) -> App | None:
-        """The application at a path."""
-        app = self.apps.get(path)
+        """The application at a path, or at the longest path above it that ends in a slash."""
+        above = (name for name in self.apps if name != "/" and name.endswith("/") and path.startswith(name))
+        app = self.apps.get(path) or self.apps.get(max(above, key=len, default=path))
         return app if app is None or isinstance(app, App) else App(app)
+
+    def verify_upgrade(self, request: Request) -> None:
+        """Raise Refused for a WebSocket that may not come in, with the status and headers that it shall get.
+        May be overridden. Called after all other checks, in the connection's thread; the request becomes
+        peer.request. Native clients aren't asked: they send none."""
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log the traceback of a fault of this module's own. May be overridden."""
@@ -344,7 +376,7 @@ class Connection(socketserver.BaseRequestHandler):
 
     server: DualServer
     id: int
-    seated: bool  # unlike one client too many, which has a second to hear that it is one
+    crowd = ""  # what one client too many has a second to hear
 
     def setup(self) -> None:
         """Enter the register; the clock starts."""
@@ -355,7 +387,7 @@ class Connection(socketserver.BaseRequestHandler):
         self.ended: dict[str, Any] = {}  # why it ended, and the close code where there is one
         self.wire = Wire(self.request, self.server.drainer)
         self.server.enter(self)
-        self.deadline = Deadline(self.server.limits.handshake if self.seated else 1.0)
+        self.since, self.deadline = time.time(), Deadline(1.0 if self.crowd else self.server.limits.handshake)
         self.tell("accepted", address=host_port(*self.address))
 
     def handle(self) -> None:
@@ -408,13 +440,18 @@ class Connection(socketserver.BaseRequestHandler):
         """End this connection without a word. Any thread may call it."""
         self.wire.drop("the server ended")
 
-    def admit(self) -> None:
+    def admit(self, request: Request | None = None) -> None:
         """Raise Refused for whom the server won't serve, however well they ask."""
-        if not self.seated:
-            raise Refused("too many clients, try later", 503)
-        tls = self.server.tls
-        if self.wire.tls is None and tls is not None and tls.verify_mode is ssl.CERT_REQUIRED:
+        if self.crowd:
+            raise Refused(self.crowd, 503)
+        if request:
+            check_host(request, self.server.origins)
+        if self.wire.tls or self.server.tls is None:
+            return
+        if self.server.tls.verify_mode is ssl.CERT_REQUIRED:
             raise Refused("this server wants a client certificate: use TLS (https or wss)", 403)
+        if self.server.tls_only:
+            raise use_tls(request, plain_address(self.wire.sock.getsockname()))
 
     # ------------------------------------------------------------ detect
 
@@ -462,7 +499,7 @@ class Connection(socketserver.BaseRequestHandler):
         """Speak TLS from here on."""
         if self.server.tls is None:
             raise Refused("TLS, but this server has no certificate")
-        if not self.seated:
+        if self.crowd:
             self.admit()  # which refuses: a handshake costs more than one client too many is worth
         since = time.perf_counter()
         try:
@@ -479,9 +516,9 @@ class Connection(socketserver.BaseRequestHandler):
         self.kind = Kind.HTTPS if self.wire.tls else Kind.HTTP
         http = Exchange(self.wire, self.server.limits)
         try:
-            request = Request(http.read(self.deadline), self.address, self.wire.tls)
-            self.admit()
-            check_host(request, self.server.origins)
+            request = Request(http.read(self.deadline), self.address, self.wire)
+            self.admit(request)
+            check_method(request)
             if "websocket" in request.words("Upgrade"):
                 self.serve_websocket(http, request)
             else:
@@ -500,16 +537,29 @@ class Connection(socketserver.BaseRequestHandler):
         if app.loopback_only and not (request.local and is_loopback(request.host)):
             raise Refused("only for clients on this machine", 403)
         check_origin(request, self.server.origins)
+        self.verify(request)
         self.kind, self.path = Kind.WSS if self.wire.tls else Kind.WS, request.path
-        deflate = agree_on_deflate(",".join(request.all("Sec-WebSocket-Extensions")))
+        deflate = agree_on_deflate(",".join(request.all("Sec-WebSocket-Extensions"))) if app.deflate else ""
+        offered = [name.strip() for name in ",".join(request.all("Sec-WebSocket-Protocol")).split(",")]
         limits = self.limits_of(app)
         peer = Peer(self, Frames(limits, deflate), limits)
-        switching = http.switching(request, deflate)
+        peer.request, peer.subprotocol = request, next((n for n in app.subprotocols if n in offered), None)
+        switching = http.switching(request, deflate, peer.subprotocol)
         with self.wire.lock:  # from this answer on go_away() says goodbye in a frame
             self.wire.put(switching)
             self.peer = peer
         self.tell("upgraded", kind=self.kind.value, path=self.path)
         self.talk(app, peer)
+
+    def verify(self, request: Request) -> None:
+        """Ask the server's own verify_upgrade. What it raises beside Refused is a fault of its own."""
+        try:
+            self.server.verify_upgrade(request)
+        except Refused:
+            raise
+        except BaseException:  # SystemExit too
+            log.exception("verify_upgrade failed, with %s", host_port(*self.address))
+            raise Refused("the server failed to decide", 500) from None
 
     def serve_native(self) -> None:
         """Talk to a native client: the first line comes within the deadline."""
@@ -557,9 +607,16 @@ def plain_address(address: Sequence[Any]) -> tuple[str, int]:
     return str(ip.ipv4_mapped or ip), address[1]
 
 
+def network_of(ip: str) -> str:
+    """Whose connections count together: an IPv4 address alone, of IPv6 the 64 bits that one customer gets."""
+    if ":" not in ip:
+        return ip
+    return str(ipaddress.ip_network((ip.partition("%")[0], 64), strict=False))
+
+
 def host_port(host: str, port: int) -> str:
     """host:port, as URLs have it."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"[{host}]:{port}" if ":" in host.strip("[]") and host[0] != "[" else f"{host}:{port}"
 
 
 def is_loopback(host: str) -> bool:
@@ -741,25 +798,29 @@ def tool_for_pfx(name: str) -> Any:
 class Request:
     """An HTTP request's head.
 
-    Attributes: method; version; path, decoded, without its query; address (ip, port) of the client; tls
-    (version, cipher) or None; local, whether the client is on this machine; authority, the host that is
-    asked for, with its port, in lower case; host, that without its port; origin, a browser's page's, or None.
+    Attributes: method; target, path and query as they were written; path, decoded; query; headers, which
+    don't care for case (get, get_all); address (ip, port) of the client; tls (version, cipher) or None;
+    certificate, what getpeercert() tells of the client's, or None; local, whether the client is on this
+    machine; authority, the host that is asked for, with its port, in lower case; host, that without its
+    port; origin, a browser's page's, or None; version, of HTTP.
 
-    Raises Refused for what can't be served: a version, a method, a target, a Host (RFC 9112 sections 2.3, 3).
+    Raises Refused for what can't be served: a version, a target, a Host (RFC 9112 sections 2.3, 3).
     """
 
-    def __init__(self, event: h11.Request, address: tuple[str, int], tls: tuple[str, str] | None) -> None:
+    def __init__(self, event: h11.Request, address: tuple[str, int], wire: Wire) -> None:
         self.method, self.version = event.method.decode(), event.http_version.decode()
-        self.address, self.tls, self.local = address, tls, is_loopback(address[0])
-        self._fields: dict[str, list[str]] = {}
-        for name, value in event.headers:  # h11 has the names in lower case
-            self._fields.setdefault(name.decode(), []).append(value.decode("latin-1"))
+        self.address, self.local = address, is_loopback(address[0])
+        self.tls, self.certificate = wire.tls, wire.certificate()
+        self.headers = HTTPMessage()
+        for name, value in event.headers.raw_items():
+            self.headers[name.decode()] = value.decode("latin-1")
         if not self.version.startswith("1."):
             raise Refused("this server speaks HTTP/1.1", 505)
-        if self.method not in ("GET", "HEAD"):
-            known = event.method + b" " in METHODS
-            raise Refused("only GET and HEAD", 405 if known else 501, [("Allow", "GET, HEAD")])
-        authority, self.path = split_target(event.target.decode("ascii"))
+        # Other methods may have targets of other forms. None of them is served.
+        target = event.target.decode("ascii") if self.method in ("GET", "HEAD") else "/"
+        authority, self.target = split_target(target)
+        path, _, self.query = self.target.partition("#")[0].partition("?")
+        self.path = unquote(path, errors="replace")
         self.authority = (authority or "".join(self.all("Host"))).lower()
         self.origin = self.one("Origin").lower() if self.all("Origin") else None
         try:
@@ -767,35 +828,44 @@ class Request:
         except ValueError:
             raise Refused("a bad Host header") from None
 
+    @property
+    def parameters(self) -> dict[str, list[str]]:
+        """The query's parameters, decoded, blank ones too."""
+        return parse_qs(self.query, keep_blank_values=True)
+
+    @property
+    def cookies(self) -> dict[str, str]:
+        """Name -> value. Of two with one name the first counts: browsers send the closer path's first."""
+        pairs = (pair.partition("=") for value in self.all("Cookie") for pair in value.split(";"))
+        named = [(name.strip(), value.strip().strip('"')) for name, equals, value in pairs if equals]
+        good = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)
+        return {name: value for name, value in reversed(named) if good.fullmatch(name)}
+
     def all(self, name: str) -> list[str]:
-        """The values of a field."""
-        return self._fields.get(name.lower(), [])
+        """The values of a header."""
+        return self.headers.get_all(name, [])
 
     def one(self, name: str) -> str:
-        """The value of a field that has to stand there once. Raises Refused."""
+        """The value of a header that has to stand there once. Raises Refused."""
         values = self.all(name)
         if len(values) != 1:
             raise Refused(f"more than one {name}" if values else f"{name} is missing")
         return values[0]
 
     def words(self, name: str) -> list[str]:
-        """A field's comma-separated words, in lower case."""
+        """A header's comma-separated words, in lower case."""
         return [word.strip().lower() for value in self.all(name) for word in value.split(",")]
 
 
 def split_target(target: str) -> tuple[str, str]:
-    """Authority ("" in the usual form) and path of a request's target, the path decoded and without its
-    query. Raises Refused. (RFC 9112 section 3.2: servers must accept the absolute form too)"""
-    authority = ""
-    if not target.startswith("/"):
-        try:
-            parts = urlsplit(target)
-        except ValueError:
-            raise Refused("a bad target") from None
-        if parts.scheme not in ("http", "https", "ws", "wss") or not parts.netloc:
-            raise Refused("a bad target")
-        authority, target = parts.netloc, parts.path or "/"
-    return authority, unquote(re.split("[?#]", target)[0], errors="replace")
+    """Authority ("" in the usual form) of a request's target, and its path with the query, as written. Raises
+    Refused. (RFC 9112 section 3.2: servers must accept the absolute form too)"""
+    if target.startswith("/"):
+        return "", target
+    match = re.fullmatch(r"(?:http|ws)s?://([^/?#]+)(/[^?#]*)?(.*)", target, re.IGNORECASE)
+    if not match:
+        raise Refused("a bad target")
+    return match[1], (match[2] or "/") + match[3]
 
 
 def split_port(authority: str, tls: bool = False) -> tuple[str, int]:
@@ -816,6 +886,24 @@ def check_host(request: Request, origins: Iterable[str]) -> None:
     if request.authority and not expected and request.host.strip("[]") not in hosts:
         whose = "a local client" if request.local else "a client"
         raise Refused(f"{whose} asked for {request.authority!r}: allow it with --origin", 403)
+
+
+def use_tls(request: Request | None, here: tuple[str, int]) -> Refused:
+    """What a plain client hears where there is only TLS: where to go. Args: request, None for a native
+    client; here, the (ip, port) that it came to. (RFC 9110 section 15.4.9)"""
+    if request is None or not request.host:
+        return Refused(f"only TLS here: connect to {host_port(*here)} with TLS", 403)
+    place = host_port(*split_port(request.authority)) + request.target
+    if request.method in ("GET", "HEAD") and "websocket" not in request.words("Upgrade"):
+        return Refused("only TLS here", 308, [("Location", f"https://{place}")])
+    return Refused(f"only TLS here: use wss://{place}", 403)
+
+
+def check_method(request: Request) -> None:
+    """Only what reads is served. Raises Refused. (RFC 9110 sections 15.5.6, 15.6.2)"""
+    if request.method not in ("GET", "HEAD"):
+        known = request.method.encode() + b" " in METHODS
+        raise Refused("only GET and HEAD", 405 if known else 501, [("Allow", "GET, HEAD")])
 
 
 def check_origin(request: Request, origins: Iterable[str]) -> None:
@@ -937,9 +1025,9 @@ class Exchange:
             if head:
                 self._http.receive_data(head)
 
-    def switching(self, request: Request, deflate: str) -> Bytes:
+    def switching(self, request: Request, deflate: str, subprotocol: str | None) -> Bytes:
         """The response 101 (RFC 6455 section 4.2.2). What lies behind the request are frames: the wire gets
-        them back. Args: deflate, the answer to the client's offer, or ""."""
+        them back. Args: deflate, the answer to the client's offer, or ""; subprotocol, that was chosen."""
         while self._http.next_event() not in (h11.PAUSED, h11.NEED_DATA):
             pass
         self._wire.unread(self._http.trailing_data[0])
@@ -947,14 +1035,23 @@ class Exchange:
         headers = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", token)]
         if deflate:
             headers.append(("Sec-WebSocket-Extensions", deflate))
+        if subprotocol is not None:
+            headers.append(("Sec-WebSocket-Protocol", subprotocol))
         response = h11.InformationalResponse(status_code=101, headers=headers, reason=b"Switching Protocols")
         return self._http.send(response) or b""
 
     def refuse(self, refusal: Refused) -> None:
-        """Send an error as a short text."""
-        body = f"{refusal.status} {HTTPStatus(refusal.status).phrase}: {refusal}\n".encode()
-        self._begin(refusal.status, "text/plain", len(body), refusal.headers)
-        self._send(h11.Data(data=body if self._has_body else b""))
+        """Send an error as a short text; 500 for one that can't be sent, as with a newline in a header."""
+        body = f"{refusal.status} {responses.get(refusal.status, 'Refused')}: {refusal}\n"
+        try:
+            if not 300 <= refusal.status <= 599 or refusal.status == 304:
+                raise ValueError(f"{refusal.status} is no status for a refusal")
+            data = body.encode()
+            self._begin(refusal.status, "text/plain", len(data), refusal.headers)
+        except (ValueError, TypeError, h11.LocalProtocolError):
+            log.exception("a refusal that can't be sent")
+            return self.refuse(Refused("the server failed to say why", 500))
+        self._send(h11.Data(data=data if self._has_body else b""))
         self._send(h11.EndOfMessage())
 
     def send_file(self, path: Path) -> None:
@@ -977,7 +1074,7 @@ class Exchange:
     def _begin(self, status: int, kind: str, size: int, headers: Sequence[tuple[str, str]] = ()) -> None:
         kind += "; charset=utf-8" if kind.startswith("text/") else ""
         about = [("Content-Type", kind), ("Content-Length", str(size)), ("Date", formatdate(usegmt=True))]
-        reason = HTTPStatus(status).phrase.encode()
+        reason = responses.get(status, "Refused").encode()
         headers = [*about, *headers, *COMMON_HEADERS]
         self._send(h11.Response(status_code=status, headers=headers, reason=reason))
 
@@ -1093,6 +1190,10 @@ class Wire:
 
         self._retry(compute, self._readable, deadline)
         self.tls = (sock.version() or "", (sock.cipher() or ("",))[0])
+
+    def certificate(self) -> dict[str, Any] | None:
+        """What getpeercert() tells of the client's certificate, where it showed one."""
+        return self.sock.getpeercert() or None if isinstance(self.sock, ssl.SSLSocket) else None
 
     def receive(self, seconds: float) -> bytes:
         """Return what has come, or wait for it; b"" at the end. Raises TimeoutError, OSError."""
@@ -1626,9 +1727,10 @@ def keep_alive(sock: socket.socket, seconds: float) -> None:
 class Peer:
     """The client as an application sees it, whatever the wire.
 
-    Attributes: kind ('ws', 'wss', 'tcp', 'tcps'), address (ip, port), tls (version, cipher) or
-    None, path, name (for the application to set: the monitor shows it), ended ({} until it has: then
-    why, and the close code where there is one).
+    Attributes: kind ('ws', 'wss', 'tcp', 'tcps'), address (ip, port), tls (version, cipher) or None, path;
+    request (a Request; None for a native client), subprotocol that was agreed on, or None, certificate (what
+    getpeercert() tells of the client's, or None); name (for the application to set: the monitor shows it),
+    ended ({} until it has: then why, and the close code where there is one).
 
     The own thread alone reads: the codec's receive, and the fields of that part. The wire's lock guards the
     rest: the codec's encode, ended, and whether goodbye was said.
@@ -1641,6 +1743,9 @@ class Peer:
         self.connection, self.wire, self.server = connection, connection.wire, connection.server
         self.kind, self.path = connection.kind.value, connection.path
         self.address, self.tls = connection.address, connection.wire.tls
+        self.certificate = connection.wire.certificate()
+        self.request: Request | None = None
+        self.subprotocol: str | None = None
         self.name: str | None = None
         self.codec, self.limits = codec, limits
         self._most = max(limits, self.server.limits, key=lambda each: each.message)  # what may wait for it
@@ -1821,18 +1926,18 @@ class Peer:
         self.connection.tell(step, **facts)
 
 
-def broadcast(peers: Iterable[Peer], message: str | bytes) -> None:
-    """Send one message to many. It is framed once for each kind of wire, and waits for none of them: who is
-    gone is passed over, who doesn't read is dropped.
+def broadcast(peers: Iterable[Peer], *messages: str | bytes) -> None:
+    """Send one message, or several, to many. It is framed once for each kind of wire, and waits for none of
+    them: who is gone is passed over, who doesn't read is dropped.
 
-    Args: peers, each once; message, text or bytes. Raises ValueError where a native client is among them and
-    the message has a newline in it. (RFC 6455 section 5.6)
+    Args: peers, each once; messages, text or bytes. Raises ValueError where a native client is among them and
+    a message has a newline in it. (RFC 6455 section 5.6)
     """
     framed: dict[type[Frames | Lines], bytes] = {}
     for peer in peers:
         kind = type(peer.codec)
         if kind not in framed:
-            framed[kind] = kind.plain(message)
+            framed[kind] = b"".join(map(kind.plain, messages))
         peer._post(framed[kind])
 
 
@@ -1840,8 +1945,9 @@ def broadcast(peers: Iterable[Peer], message: str | bytes) -> None:
 
 
 def say(type: str, **fields: Any) -> str:
-    """A JSON object as the chat and the monitor speak it."""
-    return json.dumps({"type": type, **fields}, ensure_ascii=False, separators=(",", ":"))
+    """A JSON object as the chat and the monitor speak it. Invisible characters are escaped."""
+    text = json.dumps({"type": type, **fields}, ensure_ascii=False, separators=(",", ":"))
+    return text if text.isprintable() else json.dumps(json.loads(text), separators=(",", ":"))
 
 
 def echo(peer: Peer) -> None:
@@ -1921,8 +2027,9 @@ class Chat:
         self._leaving.append(peer)
         with self._lock:  # all who wait for it go together: nobody tells those who are gone of each other
             leaving = [self._leaving.popleft() for _ in range(len(self._leaving))]
-            for name in [each.name for each in leaving if each.name and self._users.pop(each.name, None)]:
-                broadcast(self._users.values(), say("left", name=name))
+            names = [each.name for each in leaving if each.name and self._users.pop(each.name, None)]
+            if names:
+                broadcast(self._users.values(), *[say("left", name=name) for name in names])
 
 
 # What a terminal could take for a command, or UTF-8 can't carry.
@@ -1940,6 +2047,22 @@ def read_json(message: str | bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError("this isn't a JSON object")
     return value
+
+
+SHORT_NAMES = {  # RFC 4514 section 3
+    "commonName": "CN", "localityName": "L", "stateOrProvinceName": "ST", "organizationName": "O",
+    "organizationalUnitName": "OU", "countryName": "C", "streetAddress": "STREET", "domainComponent": "DC",
+    "userId": "UID",
+}  # fmt: skip
+
+
+def distinguished_name(subject: Iterable[Iterable[tuple[str, str]]]) -> str:
+    """A certificate's subject, as getpeercert() tells it, in one line (RFC 4514)."""
+    special = re.compile(r'([,+"\\<>;]|^[ #]| $)')
+    return ",".join(
+        "+".join(f"{SHORT_NAMES.get(key, key)}=" + special.sub(r"\\\1", value) for key, value in part)
+        for part in reversed(tuple(subject))
+    )
 
 
 class Monitor:
@@ -2027,7 +2150,8 @@ class Monitor:
     def _snapshot(self) -> str:
         clients = [
             {"id": connection.id, "kind": peer.kind, "address": host_port(*peer.address), "path": peer.path,
-             "name": peer.name, "tls": " ".join(peer.tls) if peer.tls else None}
+             "name": peer.name, "tls": " ".join(peer.tls) if peer.tls else None, "since": connection.since,
+             "certificate": peer.certificate and distinguished_name(peer.certificate["subject"])}
             for connection in self._server.everyone() if (peer := connection.peer)
         ]  # fmt: skip
         memory = [{"ip": ip, "seconds_left": round(left, 1)} for ip, left in self._server.memory.entries()]
@@ -2038,7 +2162,7 @@ class Monitor:
             self._watched.pop(event["id"], None)
         with self._lock:
             lost, self._lost = self._lost, 0
-        message = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
+        message = say(**event)
         for peer in watchers:
             missed = self._missed[peer] + lost
             if peer.backlog > self.PATIENCE:
@@ -2081,7 +2205,9 @@ ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHU
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; return its exit status."""
     options = parse_arguments(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    handler = logging.StreamHandler()
+    handler.setFormatter(SafeFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     try:
         for number in ENDING_SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
@@ -2118,13 +2244,16 @@ class Program(DualServer):
         self.options, self._seen, self._next_look = options, self._stamps(options), Deadline(1)
         self._has_terminal = os.isatty(0)
         limits = Limits(clients=options.max_clients, message=options.max_message,
-                        handshake=options.handshake_timeout, ping=options.ping_interval)  # fmt: skip
+                        handshake=options.handshake_timeout, ping=options.ping_interval,
+                        per_address=options.max_per_address)  # fmt: skip
         chat = App(Chat(), message=min(Chat.MESSAGE, limits.message))
         apps: dict[str, App | Callable[[Peer], object]] = {"/chat": chat, "/echo": echo}
         apps["/"] = apps["/" + options.app]
-        apps["/monitor"] = App(Monitor(self), loopback_only=True)  # it shows what users write
+        if not options.no_monitor:
+            apps["/monitor"] = App(Monitor(self), loopback_only=True)  # it shows what users write
         super().__init__((options.host, options.port), apps, tls=tls, detect=options.detect, limits=limits,
-                         memory=options.memory, origins=options.origin, static=options.static)  # fmt: skip
+                         memory=options.memory, origins=options.origin, static=options.static,
+                         tls_only=options.tls_only)  # fmt: skip
         if not os.path.isdir(options.static):
             log.warning("no folder %s: HTTP clients get 404 (--static names another)", options.static)
         if options.verbose:
@@ -2191,12 +2320,15 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--app", choices=("chat", "echo"), default="chat", help="what / and native clients get (chat)")
     add("--tls-min", choices=("1.2", "1.3"), default="1.2", help="the lowest TLS version (1.2)")
     add("--client-ca", help="PEM file: require client certificates signed by it; no plain connections")
+    add("--tls-only", action="store_true", help="plain HTTP is sent to https, plain ws and lines are refused")
     add("--origin", type=web_origin, action="append", default=[], help="allow its pages too (repeatable)")
     add("--max-clients", type=number(int, 1, 10**6), default=Limits.clients, help="at once (1000)")
+    add("--max-per-address", type=number(int, 1, 10**6), help="of these, from one address (no limit)")
     add("--max-message", type=number(int, 1, 2**31), default=Limits.message, help="bytes (1048576)")
     add("--handshake-timeout", type=number(float, 0.1, 3600), default=Limits.handshake, help="seconds (5)")
     add("--ping-interval", type=number(float, 0.1, 86400), default=Limits.ping, help="seconds (20)")
     add("--static", default=str(Path(__file__).parent / "static"), help="the page (beside the module)")
+    add("--no-monitor", action="store_true", help="no /monitor")
     add("--no-pin", action="store_true", help="don't hold the process to one core")
     add("-v", "--verbose", action="store_true", help="tell every step of every connection")
     parser.set_defaults(typed=None, may_ask=True)
@@ -2294,10 +2426,19 @@ def passwords(options: argparse.Namespace) -> Iterator[str | None]:
         yield options.typed
 
 
+class SafeFormatter(logging.Formatter):
+    """What a client wrote (a path, what an exception quotes) sends no commands to the terminal, and makes no
+    line that looks like one of the server's."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as text, escaped; what follows its first line is set in."""
+        text = super().format(record).replace("\n", "\n    ")
+        return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
 def log_event(event: dict[str, Any]) -> None:
     """Print one event as a line."""
     facts = {key: str(value) for key, value in event.items() if key not in ("type", "id", "time", "step")}
-    # A client chooses some of these words: none of its control characters may reach the terminal.
     words = [f"{key}={value if value.isprintable() else ascii(value)}" for key, value in facts.items()]
     log.info("#%d %s %s", event["id"], event["step"], " ".join(words))
 
