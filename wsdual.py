@@ -57,6 +57,7 @@ import argparse
 import base64
 import contextlib
 import errno
+import functools
 import getpass
 import ipaddress
 import json
@@ -152,6 +153,8 @@ DOORMEN = 50  # threads beyond the clients', which tell one client too many that
 HANDSHAKES = 2  # that compute at one time: those who are served get their turn between them
 OUT_OF_THEM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # descriptors, memory
 
+TOKEN = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)  # RFC 9110 section 5.6.2
+
 Bytes = bytes | bytearray
 File = str | os.PathLike[str]
 Result = TypeVar("Result")
@@ -190,7 +193,7 @@ class App:
     section 1.9); message, bytes in one message (None: as for the whole server); deflate, whether to
     compress where the client offers it; loopback_only, whether it is for clients on this machine alone.
 
-    Raises TypeError for a bare string as subprotocols.
+    Raises TypeError for a bare string as subprotocols, ValueError for a name that no header can carry.
     """
 
     serve: Callable[[Peer], object]
@@ -202,6 +205,8 @@ class App:
     def __post_init__(self) -> None:
         if isinstance(self.subprotocols, str):
             raise TypeError("subprotocols is a sequence of names, not one name")
+        if not all(map(TOKEN.fullmatch, self.subprotocols)):
+            raise ValueError("a subprotocol's name is a token (RFC 9110 section 5.6.2)")
 
 
 # ================================================================ 1. accept
@@ -250,6 +255,8 @@ class DualServer(socketserver.ThreadingTCPServer):
         self.drainer = Drainer()
         self.handshakes = threading.Semaphore(HANDSHAKES)
         self._room = threading.Semaphore(self.limits.clients + DOORMEN)
+        self._accepted: queue.SimpleQueue[tuple[socket.socket, Any]] = queue.SimpleQueue()
+        self._idle = 0  # threads that wait for one of these, guarded as well by:
         self._left = threading.Condition()  # guards the register, which is the next three
         self._connections: dict[int, Connection] = {}
         self._seated: Counter[str] = Counter()  # network -> its connections that have a seat
@@ -292,19 +299,34 @@ class DualServer(socketserver.ThreadingTCPServer):
             return self.shutdown_request(own)
         try:
             self.drainer.start()
-            arguments = (own, client_address)
-            threading.Thread(target=self.process_request_thread, args=arguments, daemon=True).start()
+            with self._left:
+                idle, self._idle = self._idle > 0, max(0, self._idle - 1)
+            if not idle:
+                threading.Thread(target=self._serve_connections, daemon=True).start()
+            self._accepted.put((own, client_address))
         except (RuntimeError, MemoryError):
             log.warning("refused a connection: no thread to be had")
             self.shutdown_request(own)
             self._room.release()
 
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """The whole of a connection's thread."""
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._room.release()
+    def _serve_connections(self) -> None:
+        """A thread's life: one connection after another, for as long as the next comes within a second.
+        (To start a thread costs more than to wake one.)"""
+        while True:
+            try:
+                request, client_address = self._accepted.get(timeout=1.0)
+            except queue.Empty:
+                with self._left:
+                    if not self._idle:
+                        continue  # there is one for this thread, just now
+                    self._idle -= 1
+                    return
+            try:
+                self.process_request_thread(request, client_address)
+            finally:
+                self._room.release()
+            with self._left:
+                self._idle += 1
 
     def enter(self, connection: Connection) -> None:
         """Enter a connection in the register, with a number, and with a seat where there is one."""
@@ -596,7 +618,7 @@ class Connection(socketserver.BaseRequestHandler):
             log.exception("the application at %s failed, with %s", self.path, host_port(*self.address))
             peer.close(1011, "the application failed")
         peer.wait_closed()
-        self.ended = peer.ended
+        self.ended, peer.thread = peer.ended, None  # the thread goes on to another connection
 
 
 def plain_address(address: Sequence[Any]) -> tuple[str, int]:
@@ -619,6 +641,7 @@ def host_port(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host.strip("[]") and host[0] != "[" else f"{host}:{port}"
 
 
+@functools.lru_cache(1000)
 def is_loopback(host: str) -> bool:
     """Say whether a host name or address is this machine's own by its name: no look-up."""
     with contextlib.suppress(ValueError):
@@ -798,11 +821,10 @@ def tool_for_pfx(name: str) -> Any:
 class Request:
     """An HTTP request's head.
 
-    Attributes: method; target, path and query as they were written; path, decoded; query; headers, which
-    don't care for case (get, get_all); address (ip, port) of the client; tls (version, cipher) or None;
-    certificate, what getpeercert() tells of the client's, or None; local, whether the client is on this
-    machine; authority, the host that is asked for, with its port, in lower case; host, that without its
-    port; origin, a browser's page's, or None; version, of HTTP.
+    Attributes: method; target, path and query as they were written; path, decoded; query; address (ip, port)
+    of the client; tls (version, cipher) or None; certificate, what getpeercert() tells of the client's, or
+    None; local, whether the client is on this machine; authority, the host that is asked for, with its port,
+    in lower case; host, that without its port; origin, a browser's page's, or None; version, of HTTP.
 
     Raises Refused for what can't be served: a version, a target, a Host (RFC 9112 sections 2.3, 3).
     """
@@ -811,9 +833,9 @@ class Request:
         self.method, self.version = event.method.decode(), event.http_version.decode()
         self.address, self.local = address, is_loopback(address[0])
         self.tls, self.certificate = wire.tls, wire.certificate()
-        self.headers = HTTPMessage()
-        for name, value in event.headers.raw_items():
-            self.headers[name.decode()] = value.decode("latin-1")
+        self._event, self._fields = event, dict[str, list[str]]()
+        for name, value in event.headers:  # h11 has the names in lower case
+            self._fields.setdefault(name.decode(), []).append(value.decode("latin-1"))
         if not self.version.startswith("1."):
             raise Refused("this server speaks HTTP/1.1", 505)
         # Other methods may have targets of other forms. None of them is served.
@@ -828,6 +850,14 @@ class Request:
         except ValueError:
             raise Refused("a bad Host header") from None
 
+    @functools.cached_property
+    def headers(self) -> HTTPMessage:
+        """All of them, in their order."""
+        headers = HTTPMessage()
+        for name, value in self._event.headers.raw_items():
+            headers[name.decode()] = value.decode("latin-1")
+        return headers
+
     @property
     def parameters(self) -> dict[str, list[str]]:
         """The query's parameters, decoded, blank ones too."""
@@ -838,12 +868,11 @@ class Request:
         """Name -> value. Of two with one name the first counts: browsers send the closer path's first."""
         pairs = (pair.partition("=") for value in self.all("Cookie") for pair in value.split(";"))
         named = [(name.strip(), value.strip().strip('"')) for name, equals, value in pairs if equals]
-        good = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)
-        return {name: value for name, value in reversed(named) if good.fullmatch(name)}
+        return {name: value for name, value in reversed(named) if TOKEN.fullmatch(name)}
 
     def all(self, name: str) -> list[str]:
         """The values of a header."""
-        return self.headers.get_all(name, [])
+        return self._fields.get(name.lower(), [])
 
     def one(self, name: str) -> str:
         """The value of a header that has to stand there once. Raises Refused."""
@@ -1025,20 +1054,15 @@ class Exchange:
             if head:
                 self._http.receive_data(head)
 
-    def switching(self, request: Request, deflate: str, subprotocol: str | None) -> Bytes:
+    def switching(self, request: Request, deflate: str, subprotocol: str | None) -> bytes:
         """The response 101 (RFC 6455 section 4.2.2). What lies behind the request are frames: the wire gets
         them back. Args: deflate, the answer to the client's offer, or ""; subprotocol, that was chosen."""
-        while self._http.next_event() not in (h11.PAUSED, h11.NEED_DATA):
-            pass
         self._wire.unread(self._http.trailing_data[0])
         token = generate_accept_token(request.one("Sec-WebSocket-Key").encode()).decode()
-        headers = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", token)]
-        if deflate:
-            headers.append(("Sec-WebSocket-Extensions", deflate))
-        if subprotocol is not None:
-            headers.append(("Sec-WebSocket-Protocol", subprotocol))
-        response = h11.InformationalResponse(status_code=101, headers=headers, reason=b"Switching Protocols")
-        return self._http.send(response) or b""
+        chosen = {"Extensions": deflate, "Protocol": subprotocol}
+        more = [f"Sec-WebSocket-{name}: {value}\r\n" for name, value in chosen.items() if value]
+        head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        return f"{head}Sec-WebSocket-Accept: {token}\r\n{''.join(more)}\r\n".encode()
 
     def refuse(self, refusal: Refused) -> None:
         """Send an error as a short text; 500 for one that can't be sent, as with a newline in a header."""
@@ -1751,7 +1775,7 @@ class Peer:
         self._most = max(limits, self.server.limits, key=lambda each: each.message)  # what may wait for it
         self.ended: dict[str, Any] = {}
         self._goodbye: Deadline | None = None  # once it was said: until when to hear the client's
-        self._thread = threading.current_thread()  # not its number, which a later thread gets again
+        self.thread: threading.Thread | None = threading.current_thread()  # its own
         # of the own thread:
         self._arrived: Iterator[Event] = iter(())
         self._following: Event | None = None  # always one event ahead, to know whether more follow
@@ -1781,7 +1805,7 @@ class Peer:
         Args: timeout, seconds to wait at most. Raises TimeoutError, after which nothing is lost, and
         RuntimeError in another thread.
         """
-        if threading.current_thread() is not self._thread:
+        if threading.current_thread() is not self.thread:
             raise RuntimeError("only the peer's own thread may receive")
         deadline = None if timeout is None else Deadline(timeout)
         while (event := self._next(deadline)) is not None:
@@ -1866,7 +1890,7 @@ class Peer:
         thread that raises PeerGone, so that an application which only sends ends too. Raises
         ValueError for what this wire can't carry (a native client's line holds no newline).
         """
-        if threading.current_thread() is not self._thread:
+        if threading.current_thread() is not self.thread:
             return self._post(message, encode=True)
         self._make_room()
         if not self._post(message, encode=True, more=self._in_loop and self._following is not None):
@@ -1898,7 +1922,7 @@ class Peer:
         """
         if not (1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999):
             raise ValueError(f"{code} is no close code that can be sent")
-        if self.say_goodbye(code, reason) and threading.current_thread() is not self._thread:
+        if self.say_goodbye(code, reason) and threading.current_thread() is not self.thread:
             # The own thread waits for the client, and no longer than for the next ping. That may be long.
             patience = threading.Timer(self.limits.closing, self.wire.drop, ["no answer to the goodbye"])
             patience.daemon = True

@@ -235,7 +235,7 @@ def threads_at_rest(program: Program) -> int:
 
     def settled() -> bool:
         looks.append((program.threads(), program.descriptors()))
-        return looks[-10:] == looks[-1:] * 10
+        return looks[-70:] == looks[-1:] * 70  # 1.4 s: a thread without work ends after one
 
     wait_until(settled, "the server is at rest")
     return looks[-1][0]
@@ -298,6 +298,7 @@ def test_without_threads_a_connection_is_refused_and_the_others_go_on(
     program = start(env={"PYTHONPATH": str(tmp_path), "NO_THREADS": str(flag)})
     with unharmed(program), WebSocket(program.address) as ws, WebSocket(program.address, tls=True) as wss:
         for _ in range(2):
+            threads_at_rest(program)  # none is left that waits for work
             flag.touch()
             for _ in range(30):
                 with connect(program.address) as sock:
