@@ -658,21 +658,17 @@ def plain_words(error: OSError) -> str:
 
 # ================================================================ 3. detect
 
-METHODS = tuple(
-    # RFC 9110 section 9, RFC 5789; PRI opens HTTP/2, which deserves an answer too
+METHODS = tuple(  # RFC 9110 section 9, RFC 5789; PRI opens HTTP/2, which deserves an answer too
     method + b" " for method in b"GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH PRI".split()
 )  # fmt: skip
 REQUEST_LINE = re.compile(rb"[A-Za-z][A-Za-z-]* [/*]")  # of a method that nobody here knows
 
 
 def classify(head: bytes) -> Verdict:
-    """Tell what a connection is from its first bytes: one is enough, more confirm it.
+    """Tell what a connection is. Args: head, its first bytes: one is enough, more confirm it.
 
-    Args: head, the bytes that have come so far; 8 tell as much as more. Raises nothing.
-
-    TLS: a record of type 22, handshake, version 3.x (RFC 8446 section 5.1); what is inside
-    is OpenSSL's to judge. HTTP: the beginning of a method (RFC 9110 section 9), perhaps behind
-    an empty line (RFC 9112 section 2.2). Native: JSON's opening brace (RFC 8259).
+    TLS: a record of type 22, handshake, version 3.x (RFC 8446 section 5.1). HTTP: the beginning of a method
+    (RFC 9110 section 9), perhaps behind an empty line (RFC 9112 section 2.2). Native: JSON's opening brace.
 
     >>> classify(bytes.fromhex("160301"))
     <Verdict.TLS: 'tls'>
@@ -688,17 +684,13 @@ def classify(head: bytes) -> Verdict:
 
 
 class IpMemory:
-    """Addresses, each remembered for some seconds. Any thread may ask.
-
-    Args: seconds that an entry lives; capacity, entries at most (the oldest goes first);
-    clock, a monotonic one, in seconds.
-    """
+    """Addresses, each remembered for some seconds. Any thread may ask. Args: seconds that an entry lives;
+    capacity, entries at most (the oldest goes first); clock, a monotonic one, in seconds."""
 
     def __init__(
         self, seconds: float = 6.0, capacity: int = 10_000, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.seconds = seconds
-        self._capacity, self._clock = capacity, clock
+        self.seconds, self._capacity, self._clock = seconds, capacity, clock
         self._lock = threading.Lock()
         self._expires: dict[str, float] = {}  # in the order of expiry, since all live equally long
 
@@ -748,7 +740,6 @@ def server_context(
         client_ca: a PEM file; clients must then show a certificate signed by one in it.
 
     Raises OSError for a file that can't be read, ValueError for one that can't be used.
-    With $SSLKEYLOGFILE set, the standard library writes the session keys there, for Wireshark.
     """
     context = bare_context(client_ca)
     context.minimum_version = minimum
@@ -771,8 +762,8 @@ def server_context(
 
 
 def bare_context(client_ca: File | None) -> ssl.SSLContext:
-    """A server's TLS settings without a certificate. Nothing may be chosen that costs the server much: one
-    ClientHello that offers ffdhe8192 alone takes 0.17 s in one call into OpenSSL, which no deadline ends."""
+    """TLS settings without a certificate. Nothing may be chosen that costs much: a ClientHello that offers
+    ffdhe8192 alone takes 0.17 s in one call into OpenSSL, which no deadline ends."""
     if client_ca is not None:
         Path(client_ca).read_bytes()  # a file that can't be read gets an error that names it
     try:
@@ -798,11 +789,12 @@ def load_pem(context: ssl.SSLContext, cert: File, key: File | None, password: st
     except (ssl.SSLError, ValueError) as error:
         reason = getattr(error, "reason", "") or str(error)
         if "KEY_VALUES_MISMATCH" in reason:
-            raise ValueError(f"{key or cert}: this key doesn't belong to {cert}") from None
-        if locked:
-            raise ValueError(f"{key or cert}: the password is wrong") from None
-        raise ValueError(f"{key or cert}: no usable PEM key with its certificate: "
-                         f"is the key in another file? ({reason})") from None  # fmt: skip
+            reason = f"this key doesn't belong to {cert}"
+        elif locked:
+            reason = "the password is wrong"
+        else:
+            reason = f"no usable PEM key with its certificate: is the key in another file? ({reason})"
+        raise ValueError(f"{key or cert}: {reason}") from None
 
 
 def tool_for_pfx(name: str) -> Any:
@@ -2246,7 +2238,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     with server, contextlib.suppress(KeyboardInterrupt):
         server.heed_signals()
-        server.drainer.start()
         introduce(server, [*server.about, *pinned])
         server.serve_forever(poll_interval=0.1)
     if hasattr(signal, "pthread_sigmask"):  # one more signal shall not disturb the last steps
@@ -2256,17 +2247,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 class Program(DualServer):
     """The server that the flags describe. It takes up a renewed certificate: on SIGHUP, or when a file of it
-    has changed.
+    has changed. Signals only set flags; service_actions acts on them, between two calls of accept."""
 
-    Signals only set flags. service_actions acts on them, in the main thread, between two calls of accept.
-    """
-
-    ending = hung_up = False  # the flags
+    ending = hung_up = False  # the signals' flags
 
     def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self._next_look, self._has_terminal = options, Deadline(1), os.isatty(0)
+        self._seen = self._stamps()  # before the files are read: what changes meanwhile is read again
         tls, self.about = prepare_tls(options)
-        self.options, self._seen, self._next_look = options, self._stamps(options), Deadline(1)
-        self._has_terminal = os.isatty(0)
         limits = Limits(clients=options.max_clients, message=options.max_message,
                         handshake=options.handshake_timeout, ping=options.ping_interval,
                         per_address=options.max_per_address)  # fmt: skip
@@ -2298,7 +2286,7 @@ class Program(DualServer):
         if self.ending or (self.hung_up and (self.options.cert is None or terminal_closed)):
             raise KeyboardInterrupt  # here it disturbs nobody
         if self.options.cert and (self.hung_up or not self._next_look.left()):
-            stamps = self._stamps(self.options)
+            stamps = self._stamps()
             if self.hung_up or stamps != self._seen:
                 self.renew()
             self._seen, self.hung_up, self._next_look = stamps, False, Deadline(1)
@@ -2311,10 +2299,9 @@ class Program(DualServer):
         except Exception as error:  # whatever there is to say against a file, the server goes on
             log.error("the old certificate stays in use: %s", explain(error, self.options))
 
-    @staticmethod
-    def _stamps(options: argparse.Namespace) -> list[object]:
+    def _stamps(self) -> list[object]:
         stamps: list[object] = []
-        for name in (options.cert, options.key, options.client_ca, options.password_file):
+        for name in (self.options.cert, self.options.key, self.options.client_ca, self.options.password_file):
             with contextlib.suppress(OSError):
                 about = os.stat(name or "")
                 stamps.append((name, about.st_mtime_ns, about.st_size, about.st_ino))
@@ -2370,7 +2357,6 @@ def number(kind: Callable[[str], float], low: float, high: float) -> Callable[[s
     """A flag's type: a number in a range."""
 
     def parse(text: str) -> float:
-        """The number that a text is. Raises ArgumentTypeError for none, or one out of the range."""
         with contextlib.suppress(ValueError):
             if low <= (value := kind(text)) <= high:
                 return value
@@ -2380,12 +2366,9 @@ def number(kind: Callable[[str], float], low: float, high: float) -> Callable[[s
 
 
 def hold_to_one_core() -> list[str]:
-    """Keep this process, with the threads that it starts afterwards, on one of its cores, where that pays;
-    return a line that says so.
-
-    Threads that share a GIL run one at a time anyway. Spread over cores they also hand the lock
-    from core to core, which costs more than the work: 50 busy connections got twice as far on one.
-    """
+    """Keep this thread, and those that it starts, on one core where that pays; return a line that says so.
+    Threads that share a GIL run one at a time anyway. Over several cores they hand the lock from core to
+    core, which costs more than the work: 50 busy connections got twice as far on one."""
     has_gil = getattr(sys, "_is_gil_enabled", lambda: True)()
     if not has_gil or not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2:
         return []
@@ -2406,7 +2389,7 @@ def raise_descriptor_limit(needed: int) -> None:
 
 
 def prepare_tls(options: argparse.Namespace) -> tuple[ssl.SSLContext, list[str]]:
-    """The TLS settings, and lines that tell the certificate. The file is opened once."""
+    """The TLS settings, and lines that tell the certificate."""
     cert: str | bytes = options.cert or b""
     password: str | None = None
     if options.cert is None:
@@ -2434,8 +2417,8 @@ def prepare_tls(options: argparse.Namespace) -> tuple[ssl.SSLContext, list[str]]
 
 
 def passwords(options: argparse.Namespace) -> Iterator[str | None]:
-    """What to try on a key: no password, and then the one from the file, the environment, or the terminal.
-    Raises OSError, ValueError."""
+    """What to try on a key: none, then that of the file, the environment or the terminal. Raises OSError,
+    ValueError."""
     yield None
     locked = options.key or options.cert
     if options.password_file:
@@ -2469,8 +2452,8 @@ def log_event(event: dict[str, Any]) -> None:
 
 def introduce(server: DualServer, about: Iterable[str]) -> None:
     """Print what works now."""
-    host, port = server.server_address[:2]
-    host = {"::": "::1", "0.0.0.0": "127.0.0.1"}.get(str(host), str(host))
+    host, port = str(server.server_address[0]), server.server_address[1]
+    host = {"::": "::1", "0.0.0.0": "127.0.0.1"}.get(host, host)
     place = host_port(host, port)
     lines = [
         f"wsdual: one port, {place}, for all of these (--detect {server.detect})",
@@ -2492,13 +2475,13 @@ def explain(error: Exception, options: argparse.Namespace) -> str:
     """What is wrong, and what to do, in one line."""
     if isinstance(error, ImportError):
         return f"no {error.name}: install the requirements, or give --cert where cert_tool.py isn't there"
-    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+    if not isinstance(error, OSError):
+        return str(error)
+    if error.errno == errno.EADDRINUSE:
         return f"port {options.port} is in use: end the program that has it, or give another --port"
-    if isinstance(error, OSError) and error.filename:
+    if error.filename:
         return f"{error.filename}: {error.strerror}"
-    if isinstance(error, OSError):
-        return f"can't listen on {options.host} port {options.port}: {error.strerror or error}"
-    return str(error)
+    return f"can't listen on {options.host} port {options.port}: {error.strerror or error}"
 
 
 if __name__ == "__main__":
