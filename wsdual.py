@@ -609,6 +609,7 @@ class Connection(socketserver.BaseRequestHandler):
 
     def talk(self, app: App, peer: Peer) -> None:
         """Run the application to its end, then close."""
+        self.wire.block(peer.limits.ping / 2)
         try:
             app.serve(peer)
             peer.close(1000)
@@ -1101,6 +1102,7 @@ class Exchange:
 # ================================================================ 6. talk: the wire
 
 READABLE, WRITABLE = getattr(select, "POLLIN", 1), getattr(select, "POLLOUT", 4)
+DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)  # Windows has none
 
 
 def waiter(sock: socket.socket, event: int) -> Callable[[float], object]:
@@ -1152,6 +1154,7 @@ class Wire:
         self._readable = waiter(sock, READABLE)  # made once: that saves a tenth of a small echo
         self._ahead = b""  # received, but not yet asked for
         self._known = False  # something is there: just peeked at, or decrypted inside OpenSSL
+        self._flags, self._blocks = DONTWAIT, math.inf  # of send and recv under the lock; see block()
 
     @property
     def ended(self) -> bool:
@@ -1194,7 +1197,7 @@ class Wire:
                 self.end("gone before TLS")  # this has closed the descriptor
                 raise
             self.sock = sock
-        self._readable = waiter(sock, READABLE)
+        self._readable, self._flags = waiter(sock, READABLE), 0
 
         def compute() -> None:
             if not handshakes.acquire(timeout=deadline.left()):
@@ -1211,13 +1214,30 @@ class Wire:
         """What getpeercert() tells of the client's certificate, where it showed one."""
         return self.sock.getpeercert() or None if isinstance(self.sock, ssl.SSLSocket) else None
 
+    def block(self, seconds: float) -> None:
+        """Let receive() wait inside recv() for so long at most, where it has more time than that. For a plain
+        socket alone, where a send in another thread doesn't mind: one system call less for each message."""
+        if self.tls is None and DONTWAIT:
+            timeout = struct.pack("ll", *divmod(max(1, int(seconds * 1e6)), 10**6))  # 0 would be for ever
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
+            self.sock.setblocking(True)
+            self._blocks = seconds
+
     def receive(self, seconds: float) -> bytes:
         """Return what has come, or wait for it; b"" at the end. Raises TimeoutError, OSError."""
         if self._ahead:
             data, self._ahead = self._ahead, b""
             return data
+        if self._blocks < seconds and not self._known:
+            with contextlib.suppress(BlockingIOError):
+                return self._seen(self.sock.recv(RECEIVED_BYTES))
+            seconds -= self._blocks
         ready = (lambda _: True) if self._known else self._readable
-        data = self._retry(self._receive, ready, Deadline(seconds))
+        return self._seen(self._retry(self._receive, ready, Deadline(seconds)))
+
+    def _seen(self, data: bytes) -> bytes:
+        if self.state is not State.OPEN:
+            return b""
         if data and (tap := self.tap):
             tap("client", data)
         return data
@@ -1227,7 +1247,7 @@ class Wire:
             self._known = False
             if self.state is not State.OPEN:
                 return b""
-            data = self.sock.recv(RECEIVED_BYTES)
+            data = self.sock.recv(RECEIVED_BYTES, self._flags)
             if self.tls:  # decrypted bytes that found no room in data: no poll() sees them
                 self._known = self.sock.pending() > 0  # type: ignore[attr-defined]
             return data
@@ -1265,7 +1285,7 @@ class Wire:
             self.drain(patience)
             deadline = Deadline(seconds)
             while self.state is State.SAID_END and deadline.left() and self._readable(deadline.left()):
-                if not socket.socket.recv(self.sock, RECEIVED_BYTES):  # whatever it is: not even decrypted
+                if not socket.socket.recv(self.sock, RECEIVED_BYTES, DONTWAIT):  # whatever it is: not even decrypted
                     break
         except OSError:
             pass  # it has gone by itself
@@ -1322,7 +1342,7 @@ class Wire:
         sent = 0
         try:
             if self.tls is None or len(data) <= TLS_RECORD:
-                return self.sock.send(data)
+                return self.sock.send(data, self._flags)
             with memoryview(data) as view:
                 while sent < len(data):
                     # OpenSSL wants a record that it couldn't send again, with at least the same
@@ -1409,7 +1429,7 @@ class Drainer:
         self._stopped = True
         self._wake()
         if self._thread is not None:
-            self._thread.join(1.0)
+            self._thread.join(0.5)
         self._waker.close()
         self._wakee.close()
 
@@ -2238,6 +2258,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     with server, contextlib.suppress(KeyboardInterrupt):
         server.heed_signals()
+        server.drainer.start()  # whoever reads that it runs finds all of it there
         introduce(server, [*server.about, *pinned])
         server.serve_forever(poll_interval=0.1)
     if hasattr(signal, "pthread_sigmask"):  # one more signal shall not disturb the last steps
