@@ -1077,9 +1077,10 @@ class Exchange:
 # ================================================================ 6. talk: the wire
 
 READABLE, WRITABLE = getattr(select, "POLLIN", 1), getattr(select, "POLLOUT", 4)
+Waiter = Callable[[float], object]
 
 
-def waiter(sock: socket.socket, event: int) -> Callable[[float], object]:
+def waiter(sock: socket.socket, event: int) -> Waiter:
     """A function that waits until a socket is readable or writable. It takes the seconds to wait at most,
     and returns something false where they are over."""
     if hasattr(select, "poll"):
@@ -1105,7 +1106,7 @@ class Wire:
     An SSLSocket must never be in two threads at once. So:
 
     - lock guards the socket's recv and send, the state and the backlog. The socket is non-blocking: under
-      the lock nobody waits. The methods that begin with an underscore, put and end want it held.
+      the lock nobody waits. put, end, _send, _send_backlog and _say_end want it held.
     - The connection's own thread waits, outside the lock. It alone receives and closes.
     - put() sends what the kernel takes at once. The rest is the backlog, which the Drainer (or the own
       thread, in drain) hands over later. So nobody waits for a slow client.
@@ -1204,9 +1205,7 @@ class Wire:
                 self._known = self.sock.pending() > 0  # type: ignore[attr-defined]
             return data
 
-    def _retry(
-        self, attempt: Callable[[], Result], ready: Callable[[float], object], deadline: Deadline
-    ) -> Result:
+    def _retry(self, attempt: Callable[[], Result], ready: Waiter, deadline: Deadline) -> Result:
         """Without the lock: wait until the socket is ready, then attempt, until it succeeds."""
         while ready(deadline.left()):
             try:
@@ -1330,7 +1329,7 @@ class Wire:
             self.end(why)
 
     def end(self, why: str) -> None:
-        """Give the client up, with the lock held."""
+        """Give the client up, as drop() does."""
         if not self.ended:
             self.state, self.why = State.ENDED, why
             self.backlog.clear()
