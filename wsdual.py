@@ -57,6 +57,7 @@ import argparse
 import base64
 import contextlib
 import errno
+import functools
 import getpass
 import ipaddress
 import json
@@ -77,14 +78,15 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from email.utils import formatdate
 from enum import Enum, IntEnum
-from http import HTTPStatus
+from http.client import HTTPMessage, responses
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 try:
     import h11
@@ -130,6 +132,7 @@ class Limits:
     """Every bound of the server that may be set. Sizes in bytes, times in seconds."""
 
     clients: int = 1000  # connections at once, whatever they do: each costs a thread
+    per_address: int | None = None  # of them, from one IPv4 address or one IPv6 network of 64 bits
     message: int = 2**20  # one message, after inflating; websockets has the same default
     header: int = 16 * 1024  # a request's head; Apache allows 8 KiB a line, nginx 32 KiB in all
     handshake: float = 5.0  # from the first wait to the end of request or first line, TLS included
@@ -150,7 +153,10 @@ DOORMEN = 50  # threads beyond the clients', which tell one client too many that
 HANDSHAKES = 2  # that compute at one time: those who are served get their turn between them
 OUT_OF_THEM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # descriptors, memory
 
+TOKEN = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)  # RFC 9110 section 5.6.2
+
 Bytes = bytes | bytearray
+File = str | os.PathLike[str]
 Result = TypeVar("Result")
 
 
@@ -183,13 +189,24 @@ class PeerGone(ConnectionError):
 class App:
     """An application with settings of its own; a bare function is App(function).
 
-    Args: serve, called with each Peer, in its thread; message, bytes in one message (None: as for the
-    whole server); loopback_only, whether it is for clients on this machine alone.
+    Args: serve, called with each Peer, in its thread; subprotocols that it speaks, the best first (RFC 6455
+    section 1.9); message, bytes in one message (None: as for the whole server); deflate, whether to
+    compress where the client offers it; loopback_only, whether it is for clients on this machine alone.
+
+    Raises TypeError for a bare string as subprotocols, ValueError for a name that no header can carry.
     """
 
     serve: Callable[[Peer], object]
+    subprotocols: Sequence[str] = ()
     message: int | None = None
+    deflate: bool = True
     loopback_only: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.subprotocols, str):
+            raise TypeError("subprotocols is a sequence of names, not one name")
+        if not all(map(TOKEN.fullmatch, self.subprotocols)):
+            raise ValueError("a subprotocol's name is a token (RFC 9110 section 5.6.2)")
 
 
 # ================================================================ 1. accept
@@ -200,7 +217,8 @@ class DualServer(socketserver.ThreadingTCPServer):
 
     Args:
         address: (host, port); host "" is all of IPv4, "::" all of both; port 0: any free one.
-        apps: path -> application, for WebSockets; "/" also takes native clients.
+        apps: path -> application, for WebSockets; "/" also takes native clients. Any other path that ends
+            in a slash takes all that is below it; the longest wins.
         tls: any ssl.SSLContext, or None for plain only. It may be replaced while the server runs: new
             connections take the new one. One that requires client certificates refuses plain connections.
         detect: "peek", or "trial" for the article's method.
@@ -209,28 +227,26 @@ class DualServer(socketserver.ThreadingTCPServer):
         origins: foreign origins whose pages may connect, as "https://example.com". Where there are
             any, their hosts are the only ones that may be asked for (loopback aside).
         static: a folder whose files are served to HTTP, or None.
+        tls_only: send plain HTTP to https, and refuse plain WebSockets and lines.
 
-    Raises OSError where it can't listen, ValueError for an unknown method of detection.
+    Raises OSError where it can't listen, ValueError for an unknown method of detection, and for tls_only
+    without tls.
     """
 
     allow_reuse_address = os.name == "posix"  # on Windows it lets two servers share a port
     request_queue_size = 1024  # the class's 5 turns a classroom away
 
     def __init__(
-        self,
-        address: tuple[str, int],
-        apps: Mapping[str, App | Callable[[Peer], object]],
-        *,
-        tls: ssl.SSLContext | None = None,
-        detect: str = "peek",
-        memory: float = 6.0,
-        limits: Limits | None = None,
-        origins: Iterable[str] = (),
-        static: str | os.PathLike[str] | None = None,
-    ) -> None:
+        self, address: tuple[str, int], apps: Mapping[str, App | Callable[[Peer], object]], *,
+        tls: ssl.SSLContext | None = None, detect: str = "peek", memory: float = 6.0,
+        limits: Limits | None = None, origins: Iterable[str] = (), static: File | None = None,
+        tls_only: bool = False,
+    ) -> None:  # fmt: skip
         if detect not in ("peek", "trial"):
             raise ValueError(f"detect is 'peek' or 'trial', not {detect!r}")
-        self.apps, self.tls, self.detect = dict(apps), tls, detect
+        if tls_only and tls is None:
+            raise ValueError("tls_only needs a certificate: tls is None")
+        self.apps, self.tls, self.tls_only, self.detect = dict(apps), tls, tls_only, detect
         self.limits = limits or Limits()
         self.memory = IpMemory(memory)
         self.origins = frozenset(origin.lower().rstrip("/") for origin in origins)
@@ -239,11 +255,12 @@ class DualServer(socketserver.ThreadingTCPServer):
         self.drainer = Drainer()
         self.handshakes = threading.Semaphore(HANDSHAKES)
         self._room = threading.Semaphore(self.limits.clients + DOORMEN)
-        self._left = threading.Condition()  # guards the register, which is the next four
+        self._accepted: queue.SimpleQueue[tuple[socket.socket, Any]] = queue.SimpleQueue()
+        self._idle = 0  # threads that wait for one of these, guarded as well by:
+        self._left = threading.Condition()  # guards the register, which is the next three
         self._connections: dict[int, Connection] = {}
-        self._seats = self.limits.clients
-        self._last_id = 0
-        self._ending = False
+        self._seated: Counter[str] = Counter()  # network -> its connections that have a seat
+        self._seats, self._last_id, self._ending = self.limits.clients, 0, False
         self._warned = Deadline(0)
         if address[0]:
             families = {entry[0] for entry in socket.getaddrinfo(address[0], None)}
@@ -282,35 +299,59 @@ class DualServer(socketserver.ThreadingTCPServer):
             return self.shutdown_request(own)
         try:
             self.drainer.start()
-            arguments = (own, client_address)
-            threading.Thread(target=self.process_request_thread, args=arguments, daemon=True).start()
+            with self._left:
+                idle, self._idle = self._idle > 0, max(0, self._idle - 1)
+            if not idle:
+                threading.Thread(target=self._serve_connections, daemon=True).start()
+            self._accepted.put((own, client_address))
         except (RuntimeError, MemoryError):
             log.warning("refused a connection: no thread to be had")
             self.shutdown_request(own)
             self._room.release()
 
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """The whole of a connection's thread."""
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._room.release()
+    def _serve_connections(self) -> None:
+        """A thread's life: one connection after another, for as long as the next comes within a second.
+        (To start a thread costs more than to wake one.)"""
+        while True:
+            try:
+                request, client_address = self._accepted.get(timeout=1.0)
+            except queue.Empty:
+                with self._left:
+                    if not self._idle:
+                        continue  # there is one for this thread, just now
+                    self._idle -= 1
+                    return
+            try:
+                self.process_request_thread(request, client_address)
+            finally:
+                self._room.release()
+            with self._left:
+                self._idle += 1
 
     def enter(self, connection: Connection) -> None:
         """Enter a connection in the register, with a number, and with a seat where there is one."""
+        network = network_of(connection.address[0])
         with self._left:
             if self._ending:
                 connection.cut_off()
-            connection.seated = self._seats > 0
-            self._seats -= connection.seated
+            if not self._seats:
+                connection.crowd = "too many clients, try later"
+            elif self._seated[network] >= (self.limits.per_address or self.limits.clients):
+                connection.crowd = "too many connections from your address, try later"
+            else:
+                self._seats, self._seated[network] = self._seats - 1, self._seated[network] + 1
             self._last_id += 1
             connection.id = self._last_id
             self._connections[connection.id] = connection
 
     def leave(self, connection: Connection) -> None:
         """Strike a connection off the register."""
+        network = network_of(connection.address[0])
         with self._left:
-            self._seats += connection.seated
+            if not connection.crowd:
+                self._seats, self._seated[network] = self._seats + 1, self._seated[network] - 1
+            if not self._seated[network]:
+                del self._seated[network]
             del self._connections[connection.id]
             if self._ending:
                 self._left.notify_all()
@@ -321,19 +362,15 @@ class DualServer(socketserver.ThreadingTCPServer):
             return tuple(self._connections.values())
 
     def app(self, path: str) -> App | None:
-        """The application at a path."""
-        app = self.apps.get(path)
+        """The application at a path, or at the longest path above it that ends in a slash."""
+        above = (name for name in self.apps if name != "/" and name.endswith("/") and path.startswith(name))
+        app = self.apps.get(path) or self.apps.get(max(above, key=len, default=path))
         return app if app is None or isinstance(app, App) else App(app)
 
-    def tell(self, connection: Connection, step: str, **facts: Any) -> None:
-        """Tell the observers one step of a connection. Never call it while holding a lock."""
-        if self.observers:
-            event = {"type": "event", "id": connection.id, "time": time.time(), "step": step, **facts}
-            for observe in tuple(self.observers):
-                try:
-                    observe(event)
-                except Exception:
-                    log.exception("an observer failed")
+    def verify_upgrade(self, request: Request) -> None:
+        """Raise Refused for a WebSocket that may not come in, with the status and headers that it shall get.
+        May be overridden. Called after all other checks, in the connection's thread; the request becomes
+        peer.request. Native clients aren't asked: they send none."""
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log the traceback of a fault of this module's own. May be overridden."""
@@ -361,7 +398,7 @@ class Connection(socketserver.BaseRequestHandler):
 
     server: DualServer
     id: int
-    seated: bool  # unlike one client too many, which has a second to hear that it is one
+    crowd = ""  # what one client too many has a second to hear
 
     def setup(self) -> None:
         """Enter the register; the clock starts."""
@@ -372,7 +409,7 @@ class Connection(socketserver.BaseRequestHandler):
         self.ended: dict[str, Any] = {}  # why it ended, and the close code where there is one
         self.wire = Wire(self.request, self.server.drainer)
         self.server.enter(self)
-        self.deadline = Deadline(self.server.limits.handshake if self.seated else 1.0)
+        self.since, self.deadline = time.time(), Deadline(1.0 if self.crowd else self.server.limits.handshake)
         self.tell("accepted", address=host_port(*self.address))
 
     def handle(self) -> None:
@@ -405,8 +442,12 @@ class Connection(socketserver.BaseRequestHandler):
             self.tell("closed", **(self.ended or {"why": self.wire.why}))
 
     def tell(self, step: str, **facts: Any) -> None:
-        """Tell the observers of this connection's next step."""
-        self.server.tell(self, step, **facts)
+        """Tell the observers of this connection's next step. Never call it while holding a lock."""
+        for observe in tuple(self.server.observers):
+            try:
+                observe({"type": "event", "id": self.id, "time": time.time(), "step": step, **facts})
+            except Exception:
+                log.exception("an observer failed")
 
     def go_away(self) -> None:
         """End this connection, as the server ends. Any thread may call it."""
@@ -421,13 +462,18 @@ class Connection(socketserver.BaseRequestHandler):
         """End this connection without a word. Any thread may call it."""
         self.wire.drop("the server ended")
 
-    def admit(self) -> None:
+    def admit(self, request: Request | None = None) -> None:
         """Raise Refused for whom the server won't serve, however well they ask."""
-        if not self.seated:
-            raise Refused("too many clients, try later", 503)
-        tls = self.server.tls
-        if self.wire.tls is None and tls is not None and tls.verify_mode is ssl.CERT_REQUIRED:
+        if self.crowd:
+            raise Refused(self.crowd, 503)
+        if request:
+            check_host(request, self.server.origins)
+        if self.wire.tls or self.server.tls is None:
+            return
+        if self.server.tls.verify_mode is ssl.CERT_REQUIRED:
             raise Refused("this server wants a client certificate: use TLS (https or wss)", 403)
+        if self.server.tls_only:
+            raise use_tls(request, plain_address(self.wire.sock.getsockname()))
 
     # ------------------------------------------------------------ detect
 
@@ -475,7 +521,7 @@ class Connection(socketserver.BaseRequestHandler):
         """Speak TLS from here on."""
         if self.server.tls is None:
             raise Refused("TLS, but this server has no certificate")
-        if not self.seated:
+        if self.crowd:
             self.admit()  # which refuses: a handshake costs more than one client too many is worth
         since = time.perf_counter()
         try:
@@ -492,9 +538,9 @@ class Connection(socketserver.BaseRequestHandler):
         self.kind = Kind.HTTPS if self.wire.tls else Kind.HTTP
         http = Exchange(self.wire, self.server.limits)
         try:
-            request = Request(http.read(self.deadline), self.address, self.wire.tls)
-            self.admit()
-            check_host(request, self.server.origins)
+            request = Request(http.read(self.deadline), self.address, self.wire)
+            self.admit(request)
+            check_method(request)
             if "websocket" in request.words("Upgrade"):
                 self.serve_websocket(http, request)
             else:
@@ -513,16 +559,29 @@ class Connection(socketserver.BaseRequestHandler):
         if app.loopback_only and not (request.local and is_loopback(request.host)):
             raise Refused("only for clients on this machine", 403)
         check_origin(request, self.server.origins)
+        self.verify(request)
         self.kind, self.path = Kind.WSS if self.wire.tls else Kind.WS, request.path
-        deflate = agree_on_deflate(",".join(request.all("Sec-WebSocket-Extensions")))
+        deflate = agree_on_deflate(",".join(request.all("Sec-WebSocket-Extensions"))) if app.deflate else ""
+        offered = [name.strip() for name in ",".join(request.all("Sec-WebSocket-Protocol")).split(",")]
         limits = self.limits_of(app)
         peer = Peer(self, Frames(limits, deflate), limits)
-        switching = http.switching(request, deflate)
+        peer.request, peer.subprotocol = request, next((n for n in app.subprotocols if n in offered), None)
+        switching = http.switching(request, deflate, peer.subprotocol)
         with self.wire.lock:  # from this answer on go_away() says goodbye in a frame
             self.wire.put(switching)
             self.peer = peer
         self.tell("upgraded", kind=self.kind.value, path=self.path)
         self.talk(app, peer)
+
+    def verify(self, request: Request) -> None:
+        """Ask the server's own verify_upgrade. What it raises beside Refused is a fault of its own."""
+        try:
+            self.server.verify_upgrade(request)
+        except Refused:
+            raise
+        except BaseException:  # SystemExit too
+            log.exception("verify_upgrade failed, with %s", host_port(*self.address))
+            raise Refused("the server failed to decide", 500) from None
 
     def serve_native(self) -> None:
         """Talk to a native client: the first line comes within the deadline."""
@@ -559,7 +618,7 @@ class Connection(socketserver.BaseRequestHandler):
             log.exception("the application at %s failed, with %s", self.path, host_port(*self.address))
             peer.close(1011, "the application failed")
         peer.wait_closed()
-        self.ended = peer.ended
+        self.ended, peer.thread = peer.ended, None  # the thread goes on to another connection
 
 
 def plain_address(address: Sequence[Any]) -> tuple[str, int]:
@@ -570,11 +629,19 @@ def plain_address(address: Sequence[Any]) -> tuple[str, int]:
     return str(ip.ipv4_mapped or ip), address[1]
 
 
+def network_of(ip: str) -> str:
+    """Whose connections count together: an IPv4 address alone, of IPv6 the 64 bits that one customer gets."""
+    if ":" not in ip:
+        return ip
+    return str(ipaddress.ip_network((ip.partition("%")[0], 64), strict=False))
+
+
 def host_port(host: str, port: int) -> str:
     """host:port, as URLs have it."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"[{host}]:{port}" if ":" in host.strip("[]") and host[0] != "[" else f"{host}:{port}"
 
 
+@functools.lru_cache(1000)
 def is_loopback(host: str) -> bool:
     """Say whether a host name or address is this machine's own by its name: no look-up."""
     with contextlib.suppress(ValueError):
@@ -591,21 +658,17 @@ def plain_words(error: OSError) -> str:
 
 # ================================================================ 3. detect
 
-METHODS = tuple(
-    # RFC 9110 section 9, RFC 5789; PRI opens HTTP/2, which deserves an answer too
+METHODS = tuple(  # RFC 9110 section 9, RFC 5789; PRI opens HTTP/2, which deserves an answer too
     method + b" " for method in b"GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH PRI".split()
 )  # fmt: skip
 REQUEST_LINE = re.compile(rb"[A-Za-z][A-Za-z-]* [/*]")  # of a method that nobody here knows
 
 
 def classify(head: bytes) -> Verdict:
-    """Tell what a connection is from its first bytes: one is enough, more confirm it.
+    """Tell what a connection is. Args: head, its first bytes: one is enough, more confirm it.
 
-    Args: head, the bytes that have come so far; 8 tell as much as more. Raises nothing.
-
-    TLS: a record of type 22, handshake, version 3.x (RFC 8446 section 5.1); what is inside
-    is OpenSSL's to judge. HTTP: the beginning of a method (RFC 9110 section 9), perhaps behind
-    an empty line (RFC 9112 section 2.2). Native: JSON's opening brace (RFC 8259).
+    TLS: a record of type 22, handshake, version 3.x (RFC 8446 section 5.1). HTTP: the beginning of a method
+    (RFC 9110 section 9), perhaps behind an empty line (RFC 9112 section 2.2). Native: JSON's opening brace.
 
     >>> classify(bytes.fromhex("160301"))
     <Verdict.TLS: 'tls'>
@@ -621,17 +684,13 @@ def classify(head: bytes) -> Verdict:
 
 
 class IpMemory:
-    """Addresses, each remembered for some seconds. Any thread may ask.
-
-    Args: seconds that an entry lives; capacity, entries at most (the oldest goes first);
-    clock, a monotonic one, in seconds.
-    """
+    """Addresses, each remembered for some seconds. Any thread may ask. Args: seconds that an entry lives;
+    capacity, entries at most (the oldest goes first); clock, a monotonic one, in seconds."""
 
     def __init__(
         self, seconds: float = 6.0, capacity: int = 10_000, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.seconds = seconds
-        self._capacity, self._clock = capacity, clock
+        self.seconds, self._capacity, self._clock = seconds, capacity, clock
         self._lock = threading.Lock()
         self._expires: dict[str, float] = {}  # in the order of expiry, since all live equally long
 
@@ -667,12 +726,9 @@ class IpMemory:
 
 
 def server_context(
-    cert: str | os.PathLike[str] | bytes,
-    password: str | None = None,
-    key: str | os.PathLike[str] | None = None,
-    minimum: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2,
-    client_ca: str | os.PathLike[str] | None = None,
-) -> ssl.SSLContext:
+    cert: File | bytes, password: str | None = None, key: File | None = None,
+    minimum: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2, client_ca: File | None = None,
+) -> ssl.SSLContext:  # fmt: skip
     """Make the TLS settings of a server.
 
     Args:
@@ -684,7 +740,6 @@ def server_context(
         client_ca: a PEM file; clients must then show a certificate signed by one in it.
 
     Raises OSError for a file that can't be read, ValueError for one that can't be used.
-    With $SSLKEYLOGFILE set, the standard library writes the session keys there, for Wireshark.
     """
     context = bare_context(client_ca)
     context.minimum_version = minimum
@@ -706,9 +761,9 @@ def server_context(
     return context
 
 
-def bare_context(client_ca: str | os.PathLike[str] | None) -> ssl.SSLContext:
-    """A server's TLS settings without a certificate. Nothing may be chosen that costs the server much: one
-    ClientHello that offers ffdhe8192 alone takes 0.17 s in one call into OpenSSL, which no deadline ends."""
+def bare_context(client_ca: File | None) -> ssl.SSLContext:
+    """TLS settings without a certificate. Nothing may be chosen that costs much: a ClientHello that offers
+    ffdhe8192 alone takes 0.17 s in one call into OpenSSL, which no deadline ends."""
     if client_ca is not None:
         Path(client_ca).read_bytes()  # a file that can't be read gets an error that names it
     try:
@@ -726,12 +781,7 @@ def bare_context(client_ca: str | os.PathLike[str] | None) -> ssl.SSLContext:
     return context
 
 
-def load_pem(
-    context: ssl.SSLContext,
-    cert: str | os.PathLike[str],
-    key: str | os.PathLike[str] | None,
-    password: str | None,
-) -> None:
+def load_pem(context: ssl.SSLContext, cert: File, key: File | None, password: str | None) -> None:
     """Load a certificate and its key from PEM files. Raises OSError, ValueError."""
     locked = b"ENCRYPTED" in Path(key or cert).read_bytes()
     try:
@@ -739,11 +789,12 @@ def load_pem(
     except (ssl.SSLError, ValueError) as error:
         reason = getattr(error, "reason", "") or str(error)
         if "KEY_VALUES_MISMATCH" in reason:
-            raise ValueError(f"{key or cert}: this key doesn't belong to {cert}") from None
-        if locked:
-            raise ValueError(f"{key or cert}: the password is wrong") from None
-        raise ValueError(f"{key or cert}: no usable PEM key with its certificate: "
-                         f"is the key in another file? ({reason})") from None  # fmt: skip
+            reason = f"this key doesn't belong to {cert}"
+        elif locked:
+            reason = "the password is wrong"
+        else:
+            reason = f"no usable PEM key with its certificate: is the key in another file? ({reason})"
+        raise ValueError(f"{key or cert}: {reason}") from None
 
 
 def tool_for_pfx(name: str) -> Any:
@@ -762,25 +813,28 @@ def tool_for_pfx(name: str) -> Any:
 class Request:
     """An HTTP request's head.
 
-    Attributes: method; version; path, decoded, without its query; address (ip, port) of the client; tls
-    (version, cipher) or None; local, whether the client is on this machine; authority, the host that is
-    asked for, with its port, in lower case; host, that without its port; origin, a browser's page's, or None.
+    Attributes: method; target, path and query as they were written; path, decoded; query; address (ip, port)
+    of the client; tls (version, cipher) or None; certificate, what getpeercert() tells of the client's, or
+    None; local, whether the client is on this machine; authority, the host that is asked for, with its port,
+    in lower case; host, that without its port; origin, a browser's page's, or None; version, of HTTP.
 
-    Raises Refused for what can't be served: a version, a method, a target, a Host (RFC 9112 sections 2.3, 3).
+    Raises Refused for what can't be served: a version, a target, a Host (RFC 9112 sections 2.3, 3).
     """
 
-    def __init__(self, event: h11.Request, address: tuple[str, int], tls: tuple[str, str] | None) -> None:
+    def __init__(self, event: h11.Request, address: tuple[str, int], wire: Wire) -> None:
         self.method, self.version = event.method.decode(), event.http_version.decode()
-        self.address, self.tls, self.local = address, tls, is_loopback(address[0])
-        self._fields: dict[str, list[str]] = {}
+        self.address, self.local = address, is_loopback(address[0])
+        self.tls, self.certificate = wire.tls, wire.certificate()
+        self._event, self._fields = event, dict[str, list[str]]()
         for name, value in event.headers:  # h11 has the names in lower case
             self._fields.setdefault(name.decode(), []).append(value.decode("latin-1"))
         if not self.version.startswith("1."):
             raise Refused("this server speaks HTTP/1.1", 505)
-        if self.method not in ("GET", "HEAD"):
-            known = event.method + b" " in METHODS
-            raise Refused("only GET and HEAD", 405 if known else 501, [("Allow", "GET, HEAD")])
-        authority, self.path = split_target(event.target.decode("ascii"))
+        # Other methods may have targets of other forms. None of them is served.
+        target = event.target.decode("ascii") if self.method in ("GET", "HEAD") else "/"
+        authority, self.target = split_target(target)
+        path, _, self.query = self.target.partition("#")[0].partition("?")
+        self.path = unquote(path, errors="replace")
         self.authority = (authority or "".join(self.all("Host"))).lower()
         self.origin = self.one("Origin").lower() if self.all("Origin") else None
         try:
@@ -788,35 +842,51 @@ class Request:
         except ValueError:
             raise Refused("a bad Host header") from None
 
+    @functools.cached_property
+    def headers(self) -> HTTPMessage:
+        """All of them, in their order."""
+        headers = HTTPMessage()
+        for name, value in self._event.headers.raw_items():
+            headers[name.decode()] = value.decode("latin-1")
+        return headers
+
+    @property
+    def parameters(self) -> dict[str, list[str]]:
+        """The query's parameters, decoded, blank ones too."""
+        return parse_qs(self.query, keep_blank_values=True)
+
+    @property
+    def cookies(self) -> dict[str, str]:
+        """Name -> value. Of two with one name the first counts: browsers send the closer path's first."""
+        pairs = (pair.partition("=") for value in self.all("Cookie") for pair in value.split(";"))
+        named = [(name.strip(), value.strip().strip('"')) for name, equals, value in pairs if equals]
+        return {name: value for name, value in reversed(named) if TOKEN.fullmatch(name)}
+
     def all(self, name: str) -> list[str]:
-        """The values of a field."""
+        """The values of a header."""
         return self._fields.get(name.lower(), [])
 
     def one(self, name: str) -> str:
-        """The value of a field that has to stand there once. Raises Refused."""
+        """The value of a header that has to stand there once. Raises Refused."""
         values = self.all(name)
         if len(values) != 1:
             raise Refused(f"more than one {name}" if values else f"{name} is missing")
         return values[0]
 
     def words(self, name: str) -> list[str]:
-        """A field's comma-separated words, in lower case."""
+        """A header's comma-separated words, in lower case."""
         return [word.strip().lower() for value in self.all(name) for word in value.split(",")]
 
 
 def split_target(target: str) -> tuple[str, str]:
-    """Authority ("" in the usual form) and path of a request's target, the path decoded and without its
-    query. Raises Refused. (RFC 9112 section 3.2: servers must accept the absolute form too)"""
-    authority = ""
-    if not target.startswith("/"):
-        try:
-            parts = urlsplit(target)
-        except ValueError:
-            raise Refused("a bad target") from None
-        if parts.scheme not in ("http", "https", "ws", "wss") or not parts.netloc:
-            raise Refused("a bad target")
-        authority, target = parts.netloc, parts.path or "/"
-    return authority, unquote(re.split("[?#]", target)[0], errors="replace")
+    """Authority ("" in the usual form) of a request's target, and its path with the query, as written. Raises
+    Refused. (RFC 9112 section 3.2: servers must accept the absolute form too)"""
+    if target.startswith("/"):
+        return "", target
+    match = re.fullmatch(r"(?:http|ws)s?://([^/?#]+)(/[^?#]*)?(.*)", target, re.IGNORECASE)
+    if not match:
+        raise Refused("a bad target")
+    return match[1], (match[2] or "/") + match[3]
 
 
 def split_port(authority: str, tls: bool = False) -> tuple[str, int]:
@@ -837,6 +907,24 @@ def check_host(request: Request, origins: Iterable[str]) -> None:
     if request.authority and not expected and request.host.strip("[]") not in hosts:
         whose = "a local client" if request.local else "a client"
         raise Refused(f"{whose} asked for {request.authority!r}: allow it with --origin", 403)
+
+
+def use_tls(request: Request | None, here: tuple[str, int]) -> Refused:
+    """What a plain client hears where there is only TLS: where to go. Args: request, None for a native
+    client; here, the (ip, port) that it came to. (RFC 9110 section 15.4.9)"""
+    if request is None or not request.host:
+        return Refused(f"only TLS here: connect to {host_port(*here)} with TLS", 403)
+    place = host_port(*split_port(request.authority)) + request.target
+    if request.method in ("GET", "HEAD") and "websocket" not in request.words("Upgrade"):
+        return Refused("only TLS here", 308, [("Location", f"https://{place}")])
+    return Refused(f"only TLS here: use wss://{place}", 403)
+
+
+def check_method(request: Request) -> None:
+    """Only what reads is served. Raises Refused. (RFC 9110 sections 15.5.6, 15.6.2)"""
+    if request.method not in ("GET", "HEAD"):
+        known = request.method.encode() + b" " in METHODS
+        raise Refused("only GET and HEAD", 405 if known else 501, [("Allow", "GET, HEAD")])
 
 
 def check_origin(request: Request, origins: Iterable[str]) -> None:
@@ -958,24 +1046,28 @@ class Exchange:
             if head:
                 self._http.receive_data(head)
 
-    def switching(self, request: Request, deflate: str) -> Bytes:
+    def switching(self, request: Request, deflate: str, subprotocol: str | None) -> bytes:
         """The response 101 (RFC 6455 section 4.2.2). What lies behind the request are frames: the wire gets
-        them back. Args: deflate, the answer to the client's offer, or ""."""
-        while self._http.next_event() not in (h11.PAUSED, h11.NEED_DATA):
-            pass
+        them back. Args: deflate, the answer to the client's offer, or ""; subprotocol, that was chosen."""
         self._wire.unread(self._http.trailing_data[0])
         token = generate_accept_token(request.one("Sec-WebSocket-Key").encode()).decode()
-        headers = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", token)]
-        if deflate:
-            headers.append(("Sec-WebSocket-Extensions", deflate))
-        response = h11.InformationalResponse(status_code=101, headers=headers, reason=b"Switching Protocols")
-        return self._http.send(response) or b""
+        chosen = {"Extensions": deflate, "Protocol": subprotocol}
+        more = [f"Sec-WebSocket-{name}: {value}\r\n" for name, value in chosen.items() if value]
+        head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        return f"{head}Sec-WebSocket-Accept: {token}\r\n{''.join(more)}\r\n".encode()
 
     def refuse(self, refusal: Refused) -> None:
-        """Send an error as a short text."""
-        body = f"{refusal.status} {HTTPStatus(refusal.status).phrase}: {refusal}\n".encode()
-        self._begin(refusal.status, "text/plain", len(body), refusal.headers)
-        self._send(h11.Data(data=body if self._has_body else b""))
+        """Send an error as a short text; 500 for one that can't be sent, as with a newline in a header."""
+        body = f"{refusal.status} {responses.get(refusal.status, 'Refused')}: {refusal}\n"
+        try:
+            if not 300 <= refusal.status <= 599 or refusal.status == 304:
+                raise ValueError(f"{refusal.status} is no status for a refusal")
+            data = body.encode()
+            self._begin(refusal.status, "text/plain", len(data), refusal.headers)
+        except (ValueError, TypeError, h11.LocalProtocolError):
+            log.exception("a refusal that can't be sent")
+            return self.refuse(Refused("the server failed to say why", 500))
+        self._send(h11.Data(data=data if self._has_body else b""))
         self._send(h11.EndOfMessage())
 
     def send_file(self, path: Path) -> None:
@@ -998,7 +1090,7 @@ class Exchange:
     def _begin(self, status: int, kind: str, size: int, headers: Sequence[tuple[str, str]] = ()) -> None:
         kind += "; charset=utf-8" if kind.startswith("text/") else ""
         about = [("Content-Type", kind), ("Content-Length", str(size)), ("Date", formatdate(usegmt=True))]
-        reason = HTTPStatus(status).phrase.encode()
+        reason = responses.get(status, "Refused").encode()
         headers = [*about, *headers, *COMMON_HEADERS]
         self._send(h11.Response(status_code=status, headers=headers, reason=reason))
 
@@ -1114,6 +1206,10 @@ class Wire:
 
         self._retry(compute, self._readable, deadline)
         self.tls = (sock.version() or "", (sock.cipher() or ("",))[0])
+
+    def certificate(self) -> dict[str, Any] | None:
+        """What getpeercert() tells of the client's certificate, where it showed one."""
+        return self.sock.getpeercert() or None if isinstance(self.sock, ssl.SSLSocket) else None
 
     def receive(self, seconds: float) -> bytes:
         """Return what has come, or wait for it; b"" at the end. Raises TimeoutError, OSError."""
@@ -1372,6 +1468,7 @@ class Goodbye(NamedTuple):
 
 
 Event = str | bytes | Answer | Goodbye
+Proto = FrameDecoder | FrameProtocol
 NO_RSV_BITS = RsvBits(False, False, False)
 
 
@@ -1518,7 +1615,7 @@ class Bounds(PerMessageDeflate):
         return data
 
     def frame_inbound_header(
-        self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
+        self, proto: Proto, opcode: Opcode, rsv: RsvBits, payload_length: int
     ) -> CloseReason | RsvBits:
         """Refuse a frame by the length that it claims. (wsproto shows a header twice where the mask comes
         a moment later: nothing is added up here.)"""
@@ -1536,9 +1633,7 @@ class Bounds(PerMessageDeflate):
             return NO_RSV_BITS
         return super().frame_inbound_header(proto, opcode, rsv, payload_length)
 
-    def frame_inbound_payload_data(
-        self, proto: FrameDecoder | FrameProtocol, data: bytes
-    ) -> bytes | CloseReason:
+    def frame_inbound_payload_data(self, proto: Proto, data: bytes) -> bytes | CloseReason:
         """Inflate in steps so small that one makes no more than the limit: deflate makes 1032 of 1."""
         if self._in_control_frame:
             return data
@@ -1559,9 +1654,7 @@ class Bounds(PerMessageDeflate):
         self._size += len(data)
         return data
 
-    def frame_inbound_complete(
-        self, proto: FrameDecoder | FrameProtocol, fin: bool
-    ) -> bytes | CloseReason | None:
+    def frame_inbound_complete(self, proto: Proto, fin: bool) -> bytes | CloseReason | None:
         """End a message, but not for a control frame in the midst of it."""
         if self._in_control_frame:
             return None
@@ -1650,9 +1743,10 @@ def keep_alive(sock: socket.socket, seconds: float) -> None:
 class Peer:
     """The client as an application sees it, whatever the wire.
 
-    Attributes: kind ('ws', 'wss', 'tcp', 'tcps'), address (ip, port), tls (version, cipher) or
-    None, path, name (for the application to set: the monitor shows it), ended ({} until it has: then
-    why, and the close code where there is one).
+    Attributes: kind ('ws', 'wss', 'tcp', 'tcps'), address (ip, port), tls (version, cipher) or None, path;
+    request (a Request; None for a native client), subprotocol that was agreed on, or None, certificate (what
+    getpeercert() tells of the client's, or None); name (for the application to set: the monitor shows it),
+    ended ({} until it has: then why, and the close code where there is one).
 
     The own thread alone reads: the codec's receive, and the fields of that part. The wire's lock guards the
     rest: the codec's encode, ended, and whether goodbye was said.
@@ -1665,12 +1759,15 @@ class Peer:
         self.connection, self.wire, self.server = connection, connection.wire, connection.server
         self.kind, self.path = connection.kind.value, connection.path
         self.address, self.tls = connection.address, connection.wire.tls
+        self.certificate = connection.wire.certificate()
+        self.request: Request | None = None
+        self.subprotocol: str | None = None
         self.name: str | None = None
         self.codec, self.limits = codec, limits
         self._most = max(limits, self.server.limits, key=lambda each: each.message)  # what may wait for it
         self.ended: dict[str, Any] = {}
         self._goodbye: Deadline | None = None  # once it was said: until when to hear the client's
-        self._thread = threading.current_thread()  # not its number, which a later thread gets again
+        self.thread: threading.Thread | None = threading.current_thread()  # its own
         # of the own thread:
         self._arrived: Iterator[Event] = iter(())
         self._following: Event | None = None  # always one event ahead, to know whether more follow
@@ -1700,7 +1797,7 @@ class Peer:
         Args: timeout, seconds to wait at most. Raises TimeoutError, after which nothing is lost, and
         RuntimeError in another thread.
         """
-        if threading.current_thread() is not self._thread:
+        if threading.current_thread() is not self.thread:
             raise RuntimeError("only the peer's own thread may receive")
         deadline = None if timeout is None else Deadline(timeout)
         while (event := self._next(deadline)) is not None:
@@ -1785,7 +1882,7 @@ class Peer:
         thread that raises PeerGone, so that an application which only sends ends too. Raises
         ValueError for what this wire can't carry (a native client's line holds no newline).
         """
-        if threading.current_thread() is not self._thread:
+        if threading.current_thread() is not self.thread:
             return self._post(message, encode=True)
         self._make_room()
         if not self._post(message, encode=True, more=self._in_loop and self._following is not None):
@@ -1817,7 +1914,7 @@ class Peer:
         """
         if not (1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999):
             raise ValueError(f"{code} is no close code that can be sent")
-        if self.say_goodbye(code, reason) and threading.current_thread() is not self._thread:
+        if self.say_goodbye(code, reason) and threading.current_thread() is not self.thread:
             # The own thread waits for the client, and no longer than for the next ping. That may be long.
             patience = threading.Timer(self.limits.closing, self.wire.drop, ["no answer to the goodbye"])
             patience.daemon = True
@@ -1845,18 +1942,18 @@ class Peer:
         self.connection.tell(step, **facts)
 
 
-def broadcast(peers: Iterable[Peer], message: str | bytes) -> None:
-    """Send one message to many. It is framed once for each kind of wire, and waits for none of them: who is
-    gone is passed over, who doesn't read is dropped.
+def broadcast(peers: Iterable[Peer], *messages: str | bytes) -> None:
+    """Send one message, or several, to many. It is framed once for each kind of wire, and waits for none of
+    them: who is gone is passed over, who doesn't read is dropped.
 
-    Args: peers, each once; message, text or bytes. Raises ValueError where a native client is among them and
-    the message has a newline in it. (RFC 6455 section 5.6)
+    Args: peers, each once; messages, text or bytes. Raises ValueError where a native client is among them and
+    a message has a newline in it. (RFC 6455 section 5.6)
     """
     framed: dict[type[Frames | Lines], bytes] = {}
     for peer in peers:
         kind = type(peer.codec)
         if kind not in framed:
-            framed[kind] = kind.plain(message)
+            framed[kind] = b"".join(map(kind.plain, messages))
         peer._post(framed[kind])
 
 
@@ -1864,8 +1961,9 @@ def broadcast(peers: Iterable[Peer], message: str | bytes) -> None:
 
 
 def say(type: str, **fields: Any) -> str:
-    """A JSON object as the chat and the monitor speak it."""
-    return json.dumps({"type": type, **fields}, ensure_ascii=False, separators=(",", ":"))
+    """A JSON object as the chat and the monitor speak it. Invisible characters are escaped."""
+    text = json.dumps({"type": type, **fields}, ensure_ascii=False, separators=(",", ":"))
+    return text if text.isprintable() else json.dumps(json.loads(text), separators=(",", ":"))
 
 
 def echo(peer: Peer) -> None:
@@ -1881,31 +1979,29 @@ class Chat:
     order; that is short, since a broadcast waits for nobody.
     """
 
-    MESSAGE = 64 * 1024  # bytes at most: JSON of a megabyte takes a tenth of a second to read
+    MESSAGE = 64 * 1024  # bytes at most: a megabyte of JSON takes a tenth of a second to read
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._users: dict[str, Peer] = {}
+        self._leaving: deque[Peer] = deque()
 
     def __call__(self, peer: Peer) -> None:
         """Serve one peer."""
+        actions = {"login": self._login, "say": self._say, "who": self._who}
         try:
             for message in peer:
                 try:
-                    self._answer(peer, read_json(message))
+                    request = read_json(message)
+                    if (type := request.get("type")) not in tuple(actions):
+                        raise ValueError("type is one of: login, say, who")
+                    if peer.name is None and type != "login":
+                        raise ValueError('log in first: {"type":"login","name":"..."}')
+                    actions[type](peer, request)
                 except ValueError as error:
                     peer.send(say("error", reason=str(error)))
         finally:
             self._leave(peer)
-
-    def _answer(self, peer: Peer, request: dict[str, Any]) -> None:
-        actions = {"login": self._login, "say": self._say, "who": self._who}
-        action = actions.get(request["type"]) if isinstance(request.get("type"), str) else None
-        if action is None:
-            raise ValueError("type is one of: login, say, who")
-        if peer.name is None and action != self._login:
-            raise ValueError('log in first: {"type":"login","name":"..."}')
-        action(peer, request)
 
     def _login(self, peer: Peer, request: dict[str, Any]) -> None:
         name = request.get("name")
@@ -1944,9 +2040,12 @@ class Chat:
         return [{"name": name, "kind": user.kind} for name, user in self._users.items()]
 
     def _leave(self, peer: Peer) -> None:
-        with self._lock:
-            if peer.name is not None and self._users.pop(peer.name, None) is not None:
-                broadcast(self._users.values(), say("left", name=peer.name))
+        self._leaving.append(peer)
+        with self._lock:  # all who wait for it go together: nobody tells those who are gone of each other
+            leaving = [self._leaving.popleft() for _ in range(len(self._leaving))]
+            names = [each.name for each in leaving if each.name and self._users.pop(each.name, None)]
+            if names:
+                broadcast(self._users.values(), *[say("left", name=name) for name in names])
 
 
 # What a terminal could take for a command, or UTF-8 can't carry.
@@ -1964,6 +2063,22 @@ def read_json(message: str | bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError("this isn't a JSON object")
     return value
+
+
+SHORT_NAMES = {  # RFC 4514 section 3
+    "commonName": "CN", "localityName": "L", "stateOrProvinceName": "ST", "organizationName": "O",
+    "organizationalUnitName": "OU", "countryName": "C", "streetAddress": "STREET", "domainComponent": "DC",
+    "userId": "UID",
+}  # fmt: skip
+
+
+def distinguished_name(subject: Iterable[Iterable[tuple[str, str]]]) -> str:
+    """A certificate's subject, as getpeercert() tells it, in one line (RFC 4514)."""
+    special = re.compile(r'([,+"\\<>;]|^[ #]| $)')
+    return ",".join(
+        "+".join(f"{SHORT_NAMES.get(key, key)}=" + special.sub(r"\\\1", value) for key, value in part)
+        for part in reversed(tuple(subject))
+    )
 
 
 class Monitor:
@@ -2036,8 +2151,7 @@ class Monitor:
     # ---- the jobs
 
     def _enter(self, peer: Peer, _: None) -> None:
-        # First observe, then look: a step between the two is told twice rather than not at all.
-        if not self._missed:
+        if not self._missed:  # first observe, then look: better told twice than not at all
             self._server.observers.append(self.observe)
         self._missed[peer] = 0
         peer.send(self._snapshot())
@@ -2050,10 +2164,10 @@ class Monitor:
             self._unwatch(peer, number)
 
     def _snapshot(self) -> str:
-        """How things stand now."""
         clients = [
             {"id": connection.id, "kind": peer.kind, "address": host_port(*peer.address), "path": peer.path,
-             "name": peer.name, "tls": " ".join(peer.tls) if peer.tls else None}
+             "name": peer.name, "tls": " ".join(peer.tls) if peer.tls else None, "since": connection.since,
+             "certificate": peer.certificate and distinguished_name(peer.certificate["subject"])}
             for connection in self._server.everyone() if (peer := connection.peer)
         ]  # fmt: skip
         memory = [{"ip": ip, "seconds_left": round(left, 1)} for ip, left in self._server.memory.entries()]
@@ -2064,7 +2178,7 @@ class Monitor:
             self._watched.pop(event["id"], None)
         with self._lock:
             lost, self._lost = self._lost, 0
-        message = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
+        message = say(**event)
         for peer in watchers:
             missed = self._missed[peer] + lost
             if peer.backlog > self.PATIENCE:
@@ -2077,17 +2191,12 @@ class Monitor:
             peer.send(message)
 
     def _watch(self, peer: Peer, number: int) -> None:
-        """Begin to show a connection's bytes."""
         for connection in self._server.everyone():
-            if connection.id == number and connection.peer and not self._serves(connection.path):
+            if connection.id == number and connection.peer and connection.peer not in self._missed:
                 self._watched.setdefault(number, (connection, set()))[1].add(peer)
                 connection.wire.tap = lambda sender, data: self._later(self._show, number, (sender, data))
                 return
         peer.send(say("error", reason=f"no connection {number} that can be watched"))
-
-    def _serves(self, path: str | None) -> bool:
-        app = self._server.app(path or "")
-        return app is not None and app.serve is self
 
     def _unwatch(self, peer: Peer, number: int) -> None:
         connection, watchers = self._watched.get(number, (None, set()))
@@ -2097,7 +2206,6 @@ class Monitor:
             del self._watched[number]
 
     def _show(self, number: int, chunk: tuple[str, bytes]) -> None:
-        """Pass a watched connection's bytes on."""
         sender, data = chunk
         shown = {"bytes": data[: self.SHOWN].hex(), "more": max(0, len(data) - self.SHOWN)}
         event = {"type": "bytes", "id": number, "time": time.time(), "from": sender, **shown}
@@ -2106,16 +2214,23 @@ class Monitor:
 
 # ================================================================ 9. the command line
 
+# SIGHUP: the terminal was closed. It doesn't exist on Windows.
+ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; return its exit status."""
     options = parse_arguments(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    handler = logging.StreamHandler()
+    handler.setFormatter(SafeFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     try:
         for number in ENDING_SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
                 signal.signal(number, signal.default_int_handler)
-        server = make_server(options)
+        raise_descriptor_limit(options.max_clients + DOORMEN + 50)
+        pinned = [] if options.no_pin else hold_to_one_core()
+        server = Program(options)
     except KeyboardInterrupt:
         return 130  # before it runs: at the question for a password, say
     except (OSError, ValueError, OverflowError, ImportError) as error:
@@ -2123,45 +2238,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     with server, contextlib.suppress(KeyboardInterrupt):
         server.heed_signals()
-        server.drainer.start()
-        introduce(server, server.about)
+        introduce(server, [*server.about, *pinned])
         server.serve_forever(poll_interval=0.1)
     if hasattr(signal, "pthread_sigmask"):  # one more signal shall not disturb the last steps
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
     return 0
 
 
-# SIGHUP: the terminal was closed. It doesn't exist on Windows.
-ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-
-
 class Program(DualServer):
     """The server that the flags describe. It takes up a renewed certificate: on SIGHUP, or when a file of it
-    has changed.
+    has changed. Signals only set flags; service_actions acts on them, between two calls of accept."""
 
-    Signals only set flags. service_actions acts on them, in the main thread, between two calls of accept.
-    """
-
-    ending = hung_up = False  # the flags
+    ending = hung_up = False  # the signals' flags
 
     def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self._next_look, self._has_terminal = options, Deadline(1), os.isatty(0)
+        self._seen = self._stamps()  # before the files are read: what changes meanwhile is read again
         tls, self.about = prepare_tls(options)
-        self.options, self._seen, self._next_look = options, self._stamps(options), time.monotonic() + 1
-        self._has_terminal = os.isatty(0)
-        limits = Limits(
-            clients=options.max_clients,
-            message=options.max_message,
-            handshake=options.handshake_timeout,
-            ping=options.ping_interval,
-        )
+        limits = Limits(clients=options.max_clients, message=options.max_message,
+                        handshake=options.handshake_timeout, ping=options.ping_interval,
+                        per_address=options.max_per_address)  # fmt: skip
         chat = App(Chat(), message=min(Chat.MESSAGE, limits.message))
         apps: dict[str, App | Callable[[Peer], object]] = {"/chat": chat, "/echo": echo}
         apps["/"] = apps["/" + options.app]
-        apps["/monitor"] = App(Monitor(self), loopback_only=True)  # it shows what users write
-        super().__init__(
-            (options.host, options.port), apps, tls=tls, detect=options.detect, memory=options.memory,
-            limits=limits, origins=options.origin, static=options.static,
-        )  # fmt: skip
+        if not options.no_monitor:
+            apps["/monitor"] = App(Monitor(self), loopback_only=True)  # it shows what users write
+        super().__init__((options.host, options.port), apps, tls=tls, detect=options.detect, limits=limits,
+                         memory=options.memory, origins=options.origin, static=options.static,
+                         tls_only=options.tls_only)  # fmt: skip
+        if not os.path.isdir(options.static):
+            log.warning("no folder %s: HTTP clients get 404 (--static names another)", options.static)
         if options.verbose:
             self.observers.append(log_event)
 
@@ -2179,11 +2285,11 @@ class Program(DualServer):
         terminal_closed = self._has_terminal and not os.isatty(0)
         if self.ending or (self.hung_up and (self.options.cert is None or terminal_closed)):
             raise KeyboardInterrupt  # here it disturbs nobody
-        if self.options.cert and (self.hung_up or time.monotonic() > self._next_look):
-            stamps = self._stamps(self.options)
+        if self.options.cert and (self.hung_up or not self._next_look.left()):
+            stamps = self._stamps()
             if self.hung_up or stamps != self._seen:
                 self.renew()
-            self._seen, self.hung_up, self._next_look = stamps, False, time.monotonic() + 1
+            self._seen, self.hung_up, self._next_look = stamps, False, Deadline(1)
 
     def renew(self) -> None:
         """New connections get a new context; the one in use is never changed."""
@@ -2193,25 +2299,13 @@ class Program(DualServer):
         except Exception as error:  # whatever there is to say against a file, the server goes on
             log.error("the old certificate stays in use: %s", explain(error, self.options))
 
-    @staticmethod
-    def _stamps(options: argparse.Namespace) -> list[object]:
+    def _stamps(self) -> list[object]:
         stamps: list[object] = []
-        for name in (options.cert, options.key, options.client_ca, options.password_file):
+        for name in (self.options.cert, self.options.key, self.options.client_ca, self.options.password_file):
             with contextlib.suppress(OSError):
                 about = os.stat(name or "")
                 stamps.append((name, about.st_mtime_ns, about.st_size, about.st_ino))
         return stamps
-
-
-def make_server(options: argparse.Namespace) -> Program:
-    """Prepare the process, and make the server."""
-    raise_descriptor_limit(options.max_clients + DOORMEN + 50)
-    pinned = None if options.no_pin else hold_to_one_core()
-    server = Program(options)
-    if not os.path.isdir(options.static):
-        log.warning("no folder %s: HTTP clients get 404 (--static names another)", options.static)
-    server.about += [pinned] if pinned else []
-    return server
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -2237,12 +2331,15 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--app", choices=("chat", "echo"), default="chat", help="what / and native clients get (chat)")
     add("--tls-min", choices=("1.2", "1.3"), default="1.2", help="the lowest TLS version (1.2)")
     add("--client-ca", help="PEM file: require client certificates signed by it; no plain connections")
+    add("--tls-only", action="store_true", help="plain HTTP is sent to https, plain ws and lines are refused")
     add("--origin", type=web_origin, action="append", default=[], help="allow its pages too (repeatable)")
     add("--max-clients", type=number(int, 1, 10**6), default=Limits.clients, help="at once (1000)")
+    add("--max-per-address", type=number(int, 1, 10**6), help="of these, from one address (no limit)")
     add("--max-message", type=number(int, 1, 2**31), default=Limits.message, help="bytes (1048576)")
     add("--handshake-timeout", type=number(float, 0.1, 3600), default=Limits.handshake, help="seconds (5)")
     add("--ping-interval", type=number(float, 0.1, 86400), default=Limits.ping, help="seconds (20)")
     add("--static", default=str(Path(__file__).parent / "static"), help="the page (beside the module)")
+    add("--no-monitor", action="store_true", help="no /monitor")
     add("--no-pin", action="store_true", help="don't hold the process to one core")
     add("-v", "--verbose", action="store_true", help="tell every step of every connection")
     parser.set_defaults(typed=None, may_ask=True)
@@ -2260,31 +2357,24 @@ def number(kind: Callable[[str], float], low: float, high: float) -> Callable[[s
     """A flag's type: a number in a range."""
 
     def parse(text: str) -> float:
-        """The number that a text is. Raises ArgumentTypeError for none, or one out of the range."""
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text!r} isn't a number from {low} to {high}")
-        return value
+        with contextlib.suppress(ValueError):
+            if low <= (value := kind(text)) <= high:
+                return value
+        raise argparse.ArgumentTypeError(f"{text!r} isn't a number from {low} to {high}")
 
     return parse
 
 
-def hold_to_one_core() -> str | None:
-    """Keep this process on one of its cores, where that pays; return a line that says so. It holds for
-    threads that start afterwards.
-
-    Threads that share a GIL run one at a time anyway. Spread over cores they also hand the lock
-    from core to core, which costs more than the work: 50 busy connections got twice as far on one.
-    """
+def hold_to_one_core() -> list[str]:
+    """Keep this thread, and those that it starts, on one core where that pays; return a line that says so.
+    Threads that share a GIL run one at a time anyway. Over several cores they hand the lock from core to
+    core, which costs more than the work: 50 busy connections got twice as far on one."""
     has_gil = getattr(sys, "_is_gil_enabled", lambda: True)()
     if not has_gil or not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2:
-        return None
+        return []
     core = secrets.choice(sorted(os.sched_getaffinity(0)))
     os.sched_setaffinity(0, {core})
-    return f"held to core {core}, where its threads don't contend (--no-pin against it)"
+    return [f"held to core {core}, where its threads don't contend (--no-pin against it)"]
 
 
 def raise_descriptor_limit(needed: int) -> None:
@@ -2299,7 +2389,7 @@ def raise_descriptor_limit(needed: int) -> None:
 
 
 def prepare_tls(options: argparse.Namespace) -> tuple[ssl.SSLContext, list[str]]:
-    """The TLS settings, and lines that tell the certificate. The file is opened once."""
+    """The TLS settings, and lines that tell the certificate."""
     cert: str | bytes = options.cert or b""
     password: str | None = None
     if options.cert is None:
@@ -2313,11 +2403,11 @@ def prepare_tls(options: argparse.Namespace) -> tuple[ssl.SSLContext, list[str]]
     elif b"-----BEGIN " not in (data := Path(options.cert).read_bytes()):
         cert, password = tool_for_pfx(options.cert).pfx_to_pem(data, passwords(options), options.cert)
     elif b"ENCRYPTED" in (Path(options.key).read_bytes() if options.key else data):
-        password = find_password(options)
+        *_, password = passwords(options)
     minimum = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}[options.tls_min]
     context = server_context(cert, password, options.key, minimum, options.client_ca)
     about: list[str] = []
-    with contextlib.suppress(ImportError):  # which tells more of a certificate than the standard library can
+    with contextlib.suppress(ImportError):  # the standard library can't tell what is in a certificate
         import cert_tool
 
         about = cert_tool.summary(cert if isinstance(cert, bytes) else data)
@@ -2327,38 +2417,43 @@ def prepare_tls(options: argparse.Namespace) -> tuple[ssl.SSLContext, list[str]]
 
 
 def passwords(options: argparse.Namespace) -> Iterator[str | None]:
-    """The passwords to try on a file: none at first, and only then the one that may have to be asked for."""
+    """What to try on a key: none, then that of the file, the environment or the terminal. Raises OSError,
+    ValueError."""
     yield None
-    yield find_password(options)
-
-
-def find_password(options: argparse.Namespace) -> str:
-    """The key's password: from the file, the environment, or the terminal. Raises ValueError."""
-    if options.password_file:
-        return Path(options.password_file).read_text(encoding="utf-8-sig").partition("\n")[0].rstrip("\r")
-    if os.environ.get("WSDUAL_PASSWORD"):
-        return os.environ["WSDUAL_PASSWORD"]
     locked = options.key or options.cert
-    if options.typed is None:  # asked once; a renewed file has the same password
-        if not (options.may_ask and sys.stdin and sys.stdin.isatty()):
-            raise ValueError(f"{locked} has a password: give it by --password-file or $WSDUAL_PASSWORD")
-        options.typed = getpass.getpass(f"Password of {locked}: ")
-    return str(options.typed)
+    if options.password_file:
+        yield Path(options.password_file).read_text(encoding="utf-8-sig").partition("\n")[0].rstrip("\r")
+    elif os.environ.get("WSDUAL_PASSWORD"):
+        yield os.environ["WSDUAL_PASSWORD"]
+    else:
+        if options.typed is None:  # asked once; a renewed file has the same password
+            if not (options.may_ask and sys.stdin and sys.stdin.isatty()):
+                raise ValueError(f"{locked} has a password: give it by --password-file or $WSDUAL_PASSWORD")
+            options.typed = getpass.getpass(f"Password of {locked}: ")
+        yield options.typed
+
+
+class SafeFormatter(logging.Formatter):
+    """What a client wrote (a path, what an exception quotes) sends no commands to the terminal, and makes no
+    line that looks like one of the server's."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as text, escaped; what follows its first line is set in."""
+        text = super().format(record).replace("\n", "\n    ")
+        return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 def log_event(event: dict[str, Any]) -> None:
     """Print one event as a line."""
-    facts = {key: value for key, value in event.items() if key not in ("type", "id", "time", "step")}
-    # A client chooses some of these words: none of its control characters may reach the terminal.
-    safe = ((key, value if str(value).isprintable() else ascii(value)) for key, value in facts.items())
-    words = " ".join(f"{key}={value}" for key, value in safe)
-    log.info("#%d %s %s", event["id"], event["step"], words)
+    facts = {key: str(value) for key, value in event.items() if key not in ("type", "id", "time", "step")}
+    words = [f"{key}={value if value.isprintable() else ascii(value)}" for key, value in facts.items()]
+    log.info("#%d %s %s", event["id"], event["step"], " ".join(words))
 
 
 def introduce(server: DualServer, about: Iterable[str]) -> None:
     """Print what works now."""
-    host, port = server.server_address[:2]
-    host = {"::": "::1", "0.0.0.0": "127.0.0.1"}.get(str(host), str(host))
+    host, port = str(server.server_address[0]), server.server_address[1]
+    host = {"::": "::1", "0.0.0.0": "127.0.0.1"}.get(host, host)
     place = host_port(host, port)
     lines = [
         f"wsdual: one port, {place}, for all of these (--detect {server.detect})",
@@ -2380,13 +2475,13 @@ def explain(error: Exception, options: argparse.Namespace) -> str:
     """What is wrong, and what to do, in one line."""
     if isinstance(error, ImportError):
         return f"no {error.name}: install the requirements, or give --cert where cert_tool.py isn't there"
-    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+    if not isinstance(error, OSError):
+        return str(error)
+    if error.errno == errno.EADDRINUSE:
         return f"port {options.port} is in use: end the program that has it, or give another --port"
-    if isinstance(error, OSError) and error.filename:
+    if error.filename:
         return f"{error.filename}: {error.strerror}"
-    if isinstance(error, OSError):
-        return f"can't listen on {options.host} port {options.port}: {error.strerror or error}"
-    return str(error)
+    return f"can't listen on {options.host} port {options.port}: {error.strerror or error}"
 
 
 if __name__ == "__main__":

@@ -98,21 +98,25 @@ def openssl(*arguments: str, cwd: pathlib.Path) -> str:
 # --- The questions ----------------------------------------------------------------------------------------
 
 
+AT_ITS_TERMINAL = """
+import os, sys
+os.close(os.open(os.ttyname(0), os.O_RDWR))  # a session's leader gets the first terminal that it opens
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
 class Terminal:
     """The program at a terminal of its own, and a user who types when the prompt has come."""
 
     def __init__(self, folder: pathlib.Path, *flags: str) -> None:
-        import pty
-
         self.heard = self.unread = ""
-        env = environment()
-        command = [sys.executable, str(PROGRAM), *flags]
-        self.pid, self.fd = pty.fork()
-        if self.pid == 0:
-            with contextlib.suppress(BaseException):
-                os.chdir(folder)
-                os.execve(sys.executable, command, env)
-            os._exit(127)
+        command = [sys.executable, "-ISc", AT_ITS_TERMINAL, sys.executable, str(PROGRAM), *flags]
+        self.fd, theirs = os.openpty()
+        self.process = subprocess.Popen(
+            command, cwd=folder, env=environment(), stdin=theirs, stdout=theirs, stderr=theirs,
+            start_new_session=True,
+        )  # fmt: skip
+        os.close(theirs)
 
     def listen(self) -> bool:
         if not select.select([self.fd], [], [], 20)[0]:
@@ -143,7 +147,7 @@ class Terminal:
         while self.listen():
             pass
         os.close(self.fd)
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.process.wait(20)
 
 
 @posix_only

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import atexit
 import contextlib
 import gc
 import importlib.metadata
@@ -233,12 +234,13 @@ def websocket_server(port: int, app: str, tls: TLS, cert: str) -> None:
 def bare_threads(port: int, app: str, tls: TLS, cert: str) -> None:
     """A thread for each connection, which knows all answers beforehand; on one core, as wsdual is."""
     switching = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    farewell = frame(CloseConnection(code=1000), ConnectionType.SERVER)
 
     def talk(sock: socket.socket, head: bytes) -> None:
         sock.sendall(switching + b"Sec-WebSocket-Accept: " + ACCEPT + b"\r\n\r\n")
         while (data := sock.recv(4096)) and data[0] != GOODBYE[0]:
             sock.sendall(SMALL_ECHO * (len(data) // len(SMALL)))
-        sock.sendall(frame(CloseConnection(code=1000), ConnectionType.SERVER))
+        sock.sendall(farewell)
         socket.socket.shutdown(sock, socket.SHUT_WR)
         sock.recv(1)
 
@@ -306,9 +308,10 @@ def free_port() -> int:
 def commands(options: Any, name: str, port: int, app: str, tls: bool) -> Iterator[tuple[int, list[str]]]:
     """What to start, one after the other, each with the port to wait for."""
     cert, me = options.folder / "server.pem", [sys.executable, __file__, "serve", name]
+    app, *flags = app.split()
     if name in options.modules and app != "room":
-        flags = ["--cert", str(cert), "--max-clients", str(CROWD + 100), "--app", *app.split()]
-        yield port, [sys.executable, options.modules[name], "--port", str(port), *flags]
+        flags += ["--app", app, "--port", str(port), "--cert", str(cert), "--max-clients", str(CROWD + 100)]
+        yield port, [sys.executable, options.modules[name], *flags]
     elif name == "haproxy":
         backend, config = free_port(), options.folder / f"haproxy-{port}.cfg"
         text = HAPROXY.format(port=port, backend=backend, folder=options.folder)
@@ -317,12 +320,6 @@ def commands(options: Any, name: str, port: int, app: str, tls: bool) -> Iterato
         yield port, ["haproxy", "-db", "-q", "-f", str(config)]
     elif name != ALONE:
         yield port, [*me, str(port), app, str(cert) if tls else ""]
-
-
-def refuses(port: int) -> bool:
-    """Whether nobody listens there."""
-    with socket.socket() as sock:
-        return sock.connect_ex((HOST, port)) != 0
 
 
 class Running:
@@ -334,18 +331,22 @@ class Running:
         held = [] if core is None else ["taskset", "-c", str(core)]
         environ = os.environ | {"PYTHONPATH": os.path.dirname(options.modules.get(name, ""))}
         none = subprocess.DEVNULL
+        atexit.register(self.close)  # whatever ends this program
         start: Any = partial(subprocess.Popen, stdin=none, stdout=none, stderr=none, env=environ)
-        try:
-            for port, command in commands(options, name, self.port, app, self.tls):
-                self.processes.append(start(held + command, start_new_session=True))
-                until = clock() + 15
-                while refuses(port):
-                    if self.why_dead() or clock() > until:
-                        raise Failed(self.why_dead() or "it accepts no connections")
-                    time.sleep(0.02)
-        except BaseException:
-            self.close()
-            raise
+        for port, command in commands(options, name, self.port, app, self.tls):
+            self.processes.append(start(held + command, start_new_session=True))
+            self._wait(port)
+
+    def _wait(self, port: int) -> None:
+        for _ in range(750):
+            with contextlib.suppress(OSError), socket.create_connection((HOST, port), 1):
+                return
+            time.sleep(0.02)
+            if self.why_dead():
+                break
+        reason = self.why_dead()
+        self.close()
+        raise Failed(reason or "it accepts no connections")
 
     def why_dead(self) -> str:
         """What ended it, or '' while all of its processes live."""
@@ -371,9 +372,9 @@ class Running:
     def close(self) -> None:
         """End its processes: each is the first of a session of its own."""
         for process in self.processes:
-            with contextlib.suppress(ProcessLookupError):
+            if process.returncode is None:
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait(10)
+                process.wait(10)
 
 
 # ---- The load's connections: raw sockets. An alarm bounds them; a timeout would cost a poll() each time.
@@ -543,8 +544,9 @@ def connect(target: Running, first: bool) -> Steps:
     while True:
         client = Client(target)
         with client.sock as sock:
-            sock.sendall(SMALL)
-            receive(sock, SMALL_ECHO)
+            if not first:
+                sock.sendall(SMALL)
+                receive(sock, SMALL_ECHO)
             sock.sendall(GOODBYE)
             with contextlib.suppress(ConnectionResetError):
                 while sock.recv(4096):
@@ -609,14 +611,14 @@ def hold(target: Running, *sizes: int) -> Steps:
 
 @dataclass(frozen=True)
 class Load:
-    """One row: what the table calls it, its steps, what they measure, the application that they need."""
+    """One row: what the table calls it, its steps, what they measure, the application that they talk to."""
 
     title: str
     steps: Callable[..., Steps]
     measures: str = "rate"  # or "time", or "once"
-    app: str = "echo"
+    app: str = "echo"  # and, after blanks, flags for wsdual.py
     kept: bool = False  # its connections stay from slice to slice
-    warm: int = 1  # messages at the beginning of a slice that don't count
+    warm: int = 1  # messages at the beginning of a slice that don't count; as many at least do
     each: int = 1  # receivers of a message, among whom its processor time is divided
     servers: tuple[str, ...] = tuple(SERVERS)
 
@@ -634,15 +636,14 @@ LOADS = {
         "an echo on each of 5,000", lambda target: hold(target, IDLE, CROWD), "once", servers=(OURS, OTHER)
     ),
 }
-SIZES = {f"{size:,}": size for size in (10, 100, 1000, CROWD)}
-GROWTH = {  # row -> number of connections -> load; the first one is what the others are compared with
-    "a message, one in flight on each": {
-        title: Load(title, partial(echo, count=n), kept=True, warm=2 * n) for title, n in SIZES.items()
-    },
-    "a broadcast, for each receiver": {
-        title: Load(title, partial(chat, users=n), "time", "room", kept=True, each=n)
-        for title, n in SIZES.items()
-    },
+SIZES = (10, 100, 1000, CROWD)
+GROWTH = {  # a load for each number of connections; the first one is what the others are compared with
+    "a message, one in flight on each": [
+        Load(f"{size:,}", partial(echo, count=size), kept=True, warm=2 * size) for size in SIZES
+    ],
+    "a broadcast, for each receiver": [
+        Load(f"{size:,}", partial(chat, users=size), "time", "room", kept=True, each=size) for size in SIZES
+    ],
 }
 
 # ---- Taking turns
@@ -657,13 +658,15 @@ class Contestant:
     """One server under one load: started when its turn comes, and anew after a failure."""
 
     def __init__(self, load: Load, name: str, start: Callable[[], Running]) -> None:
-        self.load, self.start, self.steps, self.target = load, start, None, None
+        self.load, self.start, self.steps, self.target, self.stale = load, start, None, None, math.inf
         self.once, self.rated = load.measures == "once", load.measures == "rate"
         self.make: Callable[..., Steps] = wsproto_alone if name == ALONE else load.steps
 
     def turn(self, seconds: float) -> Figures:
         """One slice. Raises Failed with the reason where the server doesn't do it."""
         signal.alarm(300 if self.once or self.load.kept else 30)
+        if clock() > self.stale:
+            self.close()
         try:
             if self.target is None:
                 self.target = self.start()
@@ -676,12 +679,14 @@ class Contestant:
             raise Failed(reason) from None
         finally:
             signal.alarm(0)
+            gc.enable()
+            self.stale = clock() + 30  # servers drop who hasn't answered a ping for so long
             if self.once:
                 self.close()  # what it has freed would be taken again
 
     def measure(self, seconds: float) -> Figures:
         """What comes out of so many seconds, and the processor time of server and load for one message."""
-        load, target, warm, found = self.load, self.target, 0, []
+        load, target, warm, done, found = self.load, self.target, 0, 0, []
         if self.steps is None:
             self.steps = self.make(target)
             next(self.steps)
@@ -691,13 +696,13 @@ class Contestant:
             warm += next(self.steps) if self.rated else load.warm
         gc.disable()
         served, own, begin = target.cpu(), time.process_time(), clock()
-        while not found or clock() < begin + seconds:
+        while done < load.warm or clock() < begin + seconds:
             found.append(next(self.steps))
+            done += found[-1] if self.rated else 1
         took, own, served = clock() - begin, time.process_time() - own, target.cpu() - served
-        gc.enable()
         if not load.kept:
             self.steps = self.steps.close()
-        count = (sum(found) if self.rated else len(found)) * load.each
+        count = done * load.each
         figures = {"cpu": served / count, "load": own / count, "share": own / took}
         return figures | ({"rate": count / took} if self.rated else spread(found))
 
@@ -723,17 +728,18 @@ class Results(dict[Place, dict[str, list[tuple[Figures, Figures]]]]):
                     found = {one: one.turn(seconds) for one in order}
                     done.append((found[ours], found[peer]))
                 except Failed as error:
-                    failures += 1
-                    self.failures[f"{' '.join(place)}, {name}"] = str(error)
+                    failures, reason = failures + 1, str(error)
             if failures < TRIES:
                 self.setdefault(place, {})[name] = done
+            else:
+                self.failures[f"{' '.join(place)}, {name}"] = reason
             if peer is not ours:
                 peer.close()
         ours.close()
 
     def look(self, place: Place, key: str, peer: str = OURS) -> tuple[float, float, float, float] | None:
-        """A server's figure (wsdual's is over all its slices); how many times as good wsdual is, pair by pair:
-        the end of the lowest quarter, the median, the beginning of the highest."""
+        """A server's figure (wsdual's is over all its slices); and of the pairs' ratios the end of the lowest
+        quarter, the median, the beginning of the highest."""
         pairs = self.get(place, {}).get(peer, [])
         if peer == OURS:
             pairs = [(ours, ours) for found in self.get(place, {}).values() for ours, _ in found]
@@ -766,9 +772,10 @@ def run(results: Results, options: argparse.Namespace, mode: str) -> None:
                 results.compare((mode, wire, row), ours, peers or {OURS: ours}, rounds, options.slice)
         for row, name in itertools.product(GROWTH, (OURS, OTHER)):
             if "growth" in options.rows and mode == options.modes[0] and name in (OURS, *options.servers):
-                sizes = {title: contestant(name, load) for title, load in GROWTH[row].items()}
+                ours, *sizes = (contestant(name, load) for load in GROWTH[row])
                 place = (mode, wire, f"{SERVERS[name][0]}: {row}")
-                results.compare(place, sizes["10"], sizes, options.pairs, 4 * options.slice)
+                peers = {one.load.title: one for one in sizes}
+                results.compare(place, ours, peers, options.pairs, 4 * options.slice)
 
 
 # ---- The report
@@ -797,7 +804,8 @@ def table(results: Results, places: list[Place], *keys: str) -> list[list[str]]:
     """Rows and their servers, or the growth and its sizes, under a heading."""
     shown = [(place, key) for place in places for key in keys if results.look(place, key)]
     took_part = {name for place, _ in shown for name in results[place]}
-    columns = [OURS, *(name for name in (*SERVERS, *SIZES) if name in took_part - {OURS})]
+    known = [*SERVERS, *(f"{size:,}" for size in SIZES)]
+    columns = [OURS, *(name for name in known if name in took_part - {OURS})]
     lines = [["", *(SERVERS.get(name, (name,))[0] for name in columns), "load"]]
     for place, key in shown:
         title = LOADS[place[2]].title if place[2] in LOADS else place[2]
@@ -824,7 +832,8 @@ def report(results: Results, options: argparse.Namespace, others: float) -> str:
         sections[mode] = table(results, places, "rate", "p50", "p99", "idle", "used", "growth")
         sections[f"{mode}, the server's processor time for one message"] = table(results, places, "cpu")
     grown = [place for place in results if place[2] not in LOADS]
-    sections["growth: the same with more connections, to that with 10"] = table(results, grown, "cpu")
+    sections["growth: the same with more connections"] = lines = table(results, grown, "cpu")
+    lines[0][1] = f"{SIZES[0]}"
     sections["goals"] = goals(results) if options.goals else []
     for title, lines in sections.items():
         if lines[1:]:
@@ -841,8 +850,8 @@ def notes(results: Results, options: argparse.Namespace, others: float) -> list[
     return [
         f"{time.strftime('%Y-%m-%d %H:%M')}, {cpu}, {len(CORES)} cores, Linux {platform.release()}",
         f"Python {platform.python_version()}, {ssl.OPENSSL_VERSION}, {versions}",
-        f"{options.pairs} pairs of {options.slice:g} s slices. A ratio says how many times as good wsdual is.",
-        f"The load took at most {share:.0%} of its core ({' '.join(place)}), what for a message: see 'load'.",
+        f"{options.pairs} pairs of {options.slice:g} s slices. Ratios say how many times as good wsdual is.",
+        f"The load took at most {share:.0%} of its core ({' '.join(place)}); for each message, see 'load'.",
         f"Other programs used {others:.0%} of the machine meanwhile.",
         *(f"Left out: {what} ({why})." for what, why in options.missing.items()),
         *(f"Failed: {what} ({why})." for what, why in results.failures.items()),
@@ -886,7 +895,8 @@ def goals(results: Results) -> list[list[str]]:
     return lines
 
 
-STYLE = """text { font: 11px system-ui, sans-serif; fill: #24292f } .title { font-weight: 600; font-size: 13px }
+STYLE = """text { font: 11px system-ui, sans-serif; fill: #24292f }
+.title { font-weight: 600; font-size: 13px }
 .better { fill: #1a936f } .worse { fill: #d9730d } line { stroke: #8b949e; stroke-dasharray: 2 2 }
 @media (prefers-color-scheme: dark) {
 text { fill: #e6edf3 } .better { fill: #3fb68b } .worse { fill: #f0883e } }"""
