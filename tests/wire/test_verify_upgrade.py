@@ -110,8 +110,10 @@ def test_a_session_in_a_cookie_and_a_token_in_the_query() -> None:
             raise Refused("log in first", 401)
 
     with guarded(guard) as server:
-        for path, cookie, status in [("/echo", "a=b; session=abc", 101), ("/echo?token=abc", "", 101),
-                                     ("/echo", "session=x", 401), ("/echo?token=abc&token=x", "", 401)]:  # fmt: skip
+        for path, cookie, status in [
+            ("/echo", "a=b; session=abc", 101), ("/echo?token=abc", "", 101),
+            ("/echo", "session=x", 401), ("/echo?token=abc&token=x", "", 401),
+        ]:  # fmt: skip
             with connect(address_of(server)) as sock:
                 sock.sendall(upgrade_request(address_of(server), path, Cookie=cookie))
                 assert int(sock.recv(12).split()[1]) == status, (path, cookie)
@@ -122,11 +124,17 @@ def test_a_session_in_a_cookie_and_a_token_in_the_query() -> None:
 
 @pytest.mark.parametrize(
     ("path", "headers", "status"),
-    [("/nothing", {}, 404), ("/echo", {"Host": "evil.example"}, 403), ("/echo", {"Origin": "http://evil.example"}, 403),
-     ("/here", {"Host": "evil.example"}, 403), ("/echo", {"Sec_WebSocket_Version": "8"}, 426),
-     ("/echo", {"Sec_WebSocket_Key": "short"}, 400), ("/echo", {"Connection": "close"}, 400)],
+    [
+        ("/nothing", {}, 404),
+        ("/echo", {"Host": "evil.example"}, 403),
+        ("/echo", {"Origin": "http://evil.example"}, 403),
+        ("/here", {"Host": "evil.example"}, 403),
+        ("/echo", {"Sec_WebSocket_Version": "8"}, 426),
+        ("/echo", {"Sec_WebSocket_Key": "short"}, 400),
+        ("/echo", {"Connection": "close"}, 400),
+    ],
     ids=["no such path", "foreign host", "foreign origin", "loopback only", "version", "key", "connection"],
-)  # fmt: skip
+)
 def test_it_is_asked_after_all_other_checks(path: str, headers: dict[str, str], status: int) -> None:
     """404, Host, Origin and what the RFC demands come first: who fails there gets what it gets elsewhere."""
     asked: list[Any] = []
@@ -183,7 +191,8 @@ def test_whatever_else_it_raises_is_500_and_a_traceback(caplog: pytest.LogCaptur
             assert client.ask("still there?") == "still there?"
             PEERS.get(timeout=PATIENCE)
     (record,) = [record for record in caplog.records if record.exc_info]
-    assert record.exc_info and record.exc_info[0] and record.exc_info[0].__name__ in (name, "FileNotFoundError")
+    what = record.exc_info and record.exc_info[0]
+    assert what and what.__name__ in (name, "FileNotFoundError")
 
 
 # ---- a refusal that can't be sent as it is
