@@ -675,7 +675,7 @@ def test_an_application_may_refuse_plain_connections_as_the_chapter_says(tmp_pat
             assert client.receive_close() == (1008, "use wss")
 
 
-def test_one_client_too_many_is_told_as_the_chapter_says(start: Callable[..., Program]) -> None:
+def test_one_client_too_many_is_told_as_its_kind_can_hear_it(start: Callable[..., Program]) -> None:
     full = start("--max-clients", "1", "-v")
     with WebSocket(full.address) as client:
         client.ask("hi")
