@@ -57,6 +57,7 @@ import argparse
 import base64
 import contextlib
 import errno
+import functools
 import getpass
 import ipaddress
 import json
@@ -152,6 +153,8 @@ DOORMEN = 50  # threads beyond the clients', which tell one client too many that
 HANDSHAKES = 2  # that compute at one time: those who are served get their turn between them
 OUT_OF_THEM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # descriptors, memory
 
+TOKEN = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)  # RFC 9110 section 5.6.2
+
 Bytes = bytes | bytearray
 File = str | os.PathLike[str]
 Result = TypeVar("Result")
@@ -190,7 +193,7 @@ class App:
     section 1.9); message, bytes in one message (None: as for the whole server); deflate, whether to
     compress where the client offers it; loopback_only, whether it is for clients on this machine alone.
 
-    Raises TypeError for a bare string as subprotocols.
+    Raises TypeError for a bare string as subprotocols, ValueError for a name that no header can carry.
     """
 
     serve: Callable[[Peer], object]
@@ -202,6 +205,8 @@ class App:
     def __post_init__(self) -> None:
         if isinstance(self.subprotocols, str):
             raise TypeError("subprotocols is a sequence of names, not one name")
+        if not all(map(TOKEN.fullmatch, self.subprotocols)):
+            raise ValueError("a subprotocol's name is a token (RFC 9110 section 5.6.2)")
 
 
 # ================================================================ 1. accept
@@ -250,6 +255,8 @@ class DualServer(socketserver.ThreadingTCPServer):
         self.drainer = Drainer()
         self.handshakes = threading.Semaphore(HANDSHAKES)
         self._room = threading.Semaphore(self.limits.clients + DOORMEN)
+        self._accepted: queue.SimpleQueue[tuple[socket.socket, Any]] = queue.SimpleQueue()
+        self._idle = 0  # threads that wait for one of these, guarded as well by:
         self._left = threading.Condition()  # guards the register, which is the next three
         self._connections: dict[int, Connection] = {}
         self._seated: Counter[str] = Counter()  # network -> its connections that have a seat
@@ -292,19 +299,34 @@ class DualServer(socketserver.ThreadingTCPServer):
             return self.shutdown_request(own)
         try:
             self.drainer.start()
-            arguments = (own, client_address)
-            threading.Thread(target=self.process_request_thread, args=arguments, daemon=True).start()
+            with self._left:
+                idle, self._idle = self._idle > 0, max(0, self._idle - 1)
+            if not idle:
+                threading.Thread(target=self._serve_connections, daemon=True).start()
+            self._accepted.put((own, client_address))
         except (RuntimeError, MemoryError):
             log.warning("refused a connection: no thread to be had")
             self.shutdown_request(own)
             self._room.release()
 
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """The whole of a connection's thread."""
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._room.release()
+    def _serve_connections(self) -> None:
+        """A thread's life: one connection after another, for as long as the next comes within a second.
+        (To start a thread costs more than to wake one.)"""
+        while True:
+            try:
+                request, client_address = self._accepted.get(timeout=1.0)
+            except queue.Empty:
+                with self._left:
+                    if not self._idle:
+                        continue  # there is one for this thread, just now
+                    self._idle -= 1
+                    return
+            try:
+                self.process_request_thread(request, client_address)
+            finally:
+                self._room.release()
+            with self._left:
+                self._idle += 1
 
     def enter(self, connection: Connection) -> None:
         """Enter a connection in the register, with a number, and with a seat where there is one."""
@@ -596,7 +618,7 @@ class Connection(socketserver.BaseRequestHandler):
             log.exception("the application at %s failed, with %s", self.path, host_port(*self.address))
             peer.close(1011, "the application failed")
         peer.wait_closed()
-        self.ended = peer.ended
+        self.ended, peer.thread = peer.ended, None  # the thread goes on to another connection
 
 
 def plain_address(address: Sequence[Any]) -> tuple[str, int]:
@@ -619,6 +641,7 @@ def host_port(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host.strip("[]") and host[0] != "[" else f"{host}:{port}"
 
 
+@functools.lru_cache(1000)
 def is_loopback(host: str) -> bool:
     """Say whether a host name or address is this machine's own by its name: no look-up."""
     with contextlib.suppress(ValueError):
@@ -635,21 +658,17 @@ def plain_words(error: OSError) -> str:
 
 # ================================================================ 3. detect
 
-METHODS = tuple(
-    # RFC 9110 section 9, RFC 5789; PRI opens HTTP/2, which deserves an answer too
+METHODS = tuple(  # RFC 9110 section 9, RFC 5789; PRI opens HTTP/2, which deserves an answer too
     method + b" " for method in b"GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH PRI".split()
 )  # fmt: skip
 REQUEST_LINE = re.compile(rb"[A-Za-z][A-Za-z-]* [/*]")  # of a method that nobody here knows
 
 
 def classify(head: bytes) -> Verdict:
-    """Tell what a connection is from its first bytes: one is enough, more confirm it.
+    """Tell what a connection is. Args: head, its first bytes: one is enough, more confirm it.
 
-    Args: head, the bytes that have come so far; 8 tell as much as more. Raises nothing.
-
-    TLS: a record of type 22, handshake, version 3.x (RFC 8446 section 5.1); what is inside
-    is OpenSSL's to judge. HTTP: the beginning of a method (RFC 9110 section 9), perhaps behind
-    an empty line (RFC 9112 section 2.2). Native: JSON's opening brace (RFC 8259).
+    TLS: a record of type 22, handshake, version 3.x (RFC 8446 section 5.1). HTTP: the beginning of a method
+    (RFC 9110 section 9), perhaps behind an empty line (RFC 9112 section 2.2). Native: JSON's opening brace.
 
     >>> classify(bytes.fromhex("160301"))
     <Verdict.TLS: 'tls'>
@@ -665,17 +684,13 @@ def classify(head: bytes) -> Verdict:
 
 
 class IpMemory:
-    """Addresses, each remembered for some seconds. Any thread may ask.
-
-    Args: seconds that an entry lives; capacity, entries at most (the oldest goes first);
-    clock, a monotonic one, in seconds.
-    """
+    """Addresses, each remembered for some seconds. Any thread may ask. Args: seconds that an entry lives;
+    capacity, entries at most (the oldest goes first); clock, a monotonic one, in seconds."""
 
     def __init__(
         self, seconds: float = 6.0, capacity: int = 10_000, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.seconds = seconds
-        self._capacity, self._clock = capacity, clock
+        self.seconds, self._capacity, self._clock = seconds, capacity, clock
         self._lock = threading.Lock()
         self._expires: dict[str, float] = {}  # in the order of expiry, since all live equally long
 
@@ -725,7 +740,6 @@ def server_context(
         client_ca: a PEM file; clients must then show a certificate signed by one in it.
 
     Raises OSError for a file that can't be read, ValueError for one that can't be used.
-    With $SSLKEYLOGFILE set, the standard library writes the session keys there, for Wireshark.
     """
     context = bare_context(client_ca)
     context.minimum_version = minimum
@@ -748,8 +762,8 @@ def server_context(
 
 
 def bare_context(client_ca: File | None) -> ssl.SSLContext:
-    """A server's TLS settings without a certificate. Nothing may be chosen that costs the server much: one
-    ClientHello that offers ffdhe8192 alone takes 0.17 s in one call into OpenSSL, which no deadline ends."""
+    """TLS settings without a certificate. Nothing may be chosen that costs much: a ClientHello that offers
+    ffdhe8192 alone takes 0.17 s in one call into OpenSSL, which no deadline ends."""
     if client_ca is not None:
         Path(client_ca).read_bytes()  # a file that can't be read gets an error that names it
     try:
@@ -775,11 +789,12 @@ def load_pem(context: ssl.SSLContext, cert: File, key: File | None, password: st
     except (ssl.SSLError, ValueError) as error:
         reason = getattr(error, "reason", "") or str(error)
         if "KEY_VALUES_MISMATCH" in reason:
-            raise ValueError(f"{key or cert}: this key doesn't belong to {cert}") from None
-        if locked:
-            raise ValueError(f"{key or cert}: the password is wrong") from None
-        raise ValueError(f"{key or cert}: no usable PEM key with its certificate: "
-                         f"is the key in another file? ({reason})") from None  # fmt: skip
+            reason = f"this key doesn't belong to {cert}"
+        elif locked:
+            reason = "the password is wrong"
+        else:
+            reason = f"no usable PEM key with its certificate: is the key in another file? ({reason})"
+        raise ValueError(f"{key or cert}: {reason}") from None
 
 
 def tool_for_pfx(name: str) -> Any:
@@ -798,11 +813,10 @@ def tool_for_pfx(name: str) -> Any:
 class Request:
     """An HTTP request's head.
 
-    Attributes: method; target, path and query as they were written; path, decoded; query; headers, which
-    don't care for case (get, get_all); address (ip, port) of the client; tls (version, cipher) or None;
-    certificate, what getpeercert() tells of the client's, or None; local, whether the client is on this
-    machine; authority, the host that is asked for, with its port, in lower case; host, that without its
-    port; origin, a browser's page's, or None; version, of HTTP.
+    Attributes: method; target, path and query as they were written; path, decoded; query; address (ip, port)
+    of the client; tls (version, cipher) or None; certificate, what getpeercert() tells of the client's, or
+    None; local, whether the client is on this machine; authority, the host that is asked for, with its port,
+    in lower case; host, that without its port; origin, a browser's page's, or None; version, of HTTP.
 
     Raises Refused for what can't be served: a version, a target, a Host (RFC 9112 sections 2.3, 3).
     """
@@ -811,9 +825,9 @@ class Request:
         self.method, self.version = event.method.decode(), event.http_version.decode()
         self.address, self.local = address, is_loopback(address[0])
         self.tls, self.certificate = wire.tls, wire.certificate()
-        self.headers = HTTPMessage()
-        for name, value in event.headers.raw_items():
-            self.headers[name.decode()] = value.decode("latin-1")
+        self._event, self._fields = event, dict[str, list[str]]()
+        for name, value in event.headers:  # h11 has the names in lower case
+            self._fields.setdefault(name.decode(), []).append(value.decode("latin-1"))
         if not self.version.startswith("1."):
             raise Refused("this server speaks HTTP/1.1", 505)
         # Other methods may have targets of other forms. None of them is served.
@@ -828,6 +842,14 @@ class Request:
         except ValueError:
             raise Refused("a bad Host header") from None
 
+    @functools.cached_property
+    def headers(self) -> HTTPMessage:
+        """All of them, in their order."""
+        headers = HTTPMessage()
+        for name, value in self._event.headers.raw_items():
+            headers[name.decode()] = value.decode("latin-1")
+        return headers
+
     @property
     def parameters(self) -> dict[str, list[str]]:
         """The query's parameters, decoded, blank ones too."""
@@ -838,12 +860,11 @@ class Request:
         """Name -> value. Of two with one name the first counts: browsers send the closer path's first."""
         pairs = (pair.partition("=") for value in self.all("Cookie") for pair in value.split(";"))
         named = [(name.strip(), value.strip().strip('"')) for name, equals, value in pairs if equals]
-        good = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)
-        return {name: value for name, value in reversed(named) if good.fullmatch(name)}
+        return {name: value for name, value in reversed(named) if TOKEN.fullmatch(name)}
 
     def all(self, name: str) -> list[str]:
         """The values of a header."""
-        return self.headers.get_all(name, [])
+        return self._fields.get(name.lower(), [])
 
     def one(self, name: str) -> str:
         """The value of a header that has to stand there once. Raises Refused."""
@@ -1025,20 +1046,15 @@ class Exchange:
             if head:
                 self._http.receive_data(head)
 
-    def switching(self, request: Request, deflate: str, subprotocol: str | None) -> Bytes:
+    def switching(self, request: Request, deflate: str, subprotocol: str | None) -> bytes:
         """The response 101 (RFC 6455 section 4.2.2). What lies behind the request are frames: the wire gets
         them back. Args: deflate, the answer to the client's offer, or ""; subprotocol, that was chosen."""
-        while self._http.next_event() not in (h11.PAUSED, h11.NEED_DATA):
-            pass
         self._wire.unread(self._http.trailing_data[0])
         token = generate_accept_token(request.one("Sec-WebSocket-Key").encode()).decode()
-        headers = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", token)]
-        if deflate:
-            headers.append(("Sec-WebSocket-Extensions", deflate))
-        if subprotocol is not None:
-            headers.append(("Sec-WebSocket-Protocol", subprotocol))
-        response = h11.InformationalResponse(status_code=101, headers=headers, reason=b"Switching Protocols")
-        return self._http.send(response) or b""
+        chosen = {"Extensions": deflate, "Protocol": subprotocol}
+        more = [f"Sec-WebSocket-{name}: {value}\r\n" for name, value in chosen.items() if value]
+        head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        return f"{head}Sec-WebSocket-Accept: {token}\r\n{''.join(more)}\r\n".encode()
 
     def refuse(self, refusal: Refused) -> None:
         """Send an error as a short text; 500 for one that can't be sent, as with a newline in a header."""
@@ -1751,7 +1767,7 @@ class Peer:
         self._most = max(limits, self.server.limits, key=lambda each: each.message)  # what may wait for it
         self.ended: dict[str, Any] = {}
         self._goodbye: Deadline | None = None  # once it was said: until when to hear the client's
-        self._thread = threading.current_thread()  # not its number, which a later thread gets again
+        self.thread: threading.Thread | None = threading.current_thread()  # its own
         # of the own thread:
         self._arrived: Iterator[Event] = iter(())
         self._following: Event | None = None  # always one event ahead, to know whether more follow
@@ -1781,7 +1797,7 @@ class Peer:
         Args: timeout, seconds to wait at most. Raises TimeoutError, after which nothing is lost, and
         RuntimeError in another thread.
         """
-        if threading.current_thread() is not self._thread:
+        if threading.current_thread() is not self.thread:
             raise RuntimeError("only the peer's own thread may receive")
         deadline = None if timeout is None else Deadline(timeout)
         while (event := self._next(deadline)) is not None:
@@ -1866,7 +1882,7 @@ class Peer:
         thread that raises PeerGone, so that an application which only sends ends too. Raises
         ValueError for what this wire can't carry (a native client's line holds no newline).
         """
-        if threading.current_thread() is not self._thread:
+        if threading.current_thread() is not self.thread:
             return self._post(message, encode=True)
         self._make_room()
         if not self._post(message, encode=True, more=self._in_loop and self._following is not None):
@@ -1898,7 +1914,7 @@ class Peer:
         """
         if not (1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999):
             raise ValueError(f"{code} is no close code that can be sent")
-        if self.say_goodbye(code, reason) and threading.current_thread() is not self._thread:
+        if self.say_goodbye(code, reason) and threading.current_thread() is not self.thread:
             # The own thread waits for the client, and no longer than for the next ping. That may be long.
             patience = threading.Timer(self.limits.closing, self.wire.drop, ["no answer to the goodbye"])
             patience.daemon = True
@@ -2222,7 +2238,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     with server, contextlib.suppress(KeyboardInterrupt):
         server.heed_signals()
-        server.drainer.start()
         introduce(server, [*server.about, *pinned])
         server.serve_forever(poll_interval=0.1)
     if hasattr(signal, "pthread_sigmask"):  # one more signal shall not disturb the last steps
@@ -2232,17 +2247,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 class Program(DualServer):
     """The server that the flags describe. It takes up a renewed certificate: on SIGHUP, or when a file of it
-    has changed.
+    has changed. Signals only set flags; service_actions acts on them, between two calls of accept."""
 
-    Signals only set flags. service_actions acts on them, in the main thread, between two calls of accept.
-    """
-
-    ending = hung_up = False  # the flags
+    ending = hung_up = False  # the signals' flags
 
     def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self._next_look, self._has_terminal = options, Deadline(1), os.isatty(0)
+        self._seen = self._stamps()  # before the files are read: what changes meanwhile is read again
         tls, self.about = prepare_tls(options)
-        self.options, self._seen, self._next_look = options, self._stamps(options), Deadline(1)
-        self._has_terminal = os.isatty(0)
         limits = Limits(clients=options.max_clients, message=options.max_message,
                         handshake=options.handshake_timeout, ping=options.ping_interval,
                         per_address=options.max_per_address)  # fmt: skip
@@ -2274,7 +2286,7 @@ class Program(DualServer):
         if self.ending or (self.hung_up and (self.options.cert is None or terminal_closed)):
             raise KeyboardInterrupt  # here it disturbs nobody
         if self.options.cert and (self.hung_up or not self._next_look.left()):
-            stamps = self._stamps(self.options)
+            stamps = self._stamps()
             if self.hung_up or stamps != self._seen:
                 self.renew()
             self._seen, self.hung_up, self._next_look = stamps, False, Deadline(1)
@@ -2287,10 +2299,9 @@ class Program(DualServer):
         except Exception as error:  # whatever there is to say against a file, the server goes on
             log.error("the old certificate stays in use: %s", explain(error, self.options))
 
-    @staticmethod
-    def _stamps(options: argparse.Namespace) -> list[object]:
+    def _stamps(self) -> list[object]:
         stamps: list[object] = []
-        for name in (options.cert, options.key, options.client_ca, options.password_file):
+        for name in (self.options.cert, self.options.key, self.options.client_ca, self.options.password_file):
             with contextlib.suppress(OSError):
                 about = os.stat(name or "")
                 stamps.append((name, about.st_mtime_ns, about.st_size, about.st_ino))
@@ -2346,7 +2357,6 @@ def number(kind: Callable[[str], float], low: float, high: float) -> Callable[[s
     """A flag's type: a number in a range."""
 
     def parse(text: str) -> float:
-        """The number that a text is. Raises ArgumentTypeError for none, or one out of the range."""
         with contextlib.suppress(ValueError):
             if low <= (value := kind(text)) <= high:
                 return value
@@ -2356,12 +2366,9 @@ def number(kind: Callable[[str], float], low: float, high: float) -> Callable[[s
 
 
 def hold_to_one_core() -> list[str]:
-    """Keep this process, with the threads that it starts afterwards, on one of its cores, where that pays;
-    return a line that says so.
-
-    Threads that share a GIL run one at a time anyway. Spread over cores they also hand the lock
-    from core to core, which costs more than the work: 50 busy connections got twice as far on one.
-    """
+    """Keep this thread, and those that it starts, on one core where that pays; return a line that says so.
+    Threads that share a GIL run one at a time anyway. Over several cores they hand the lock from core to
+    core, which costs more than the work: 50 busy connections got twice as far on one."""
     has_gil = getattr(sys, "_is_gil_enabled", lambda: True)()
     if not has_gil or not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2:
         return []
@@ -2382,7 +2389,7 @@ def raise_descriptor_limit(needed: int) -> None:
 
 
 def prepare_tls(options: argparse.Namespace) -> tuple[ssl.SSLContext, list[str]]:
-    """The TLS settings, and lines that tell the certificate. The file is opened once."""
+    """The TLS settings, and lines that tell the certificate."""
     cert: str | bytes = options.cert or b""
     password: str | None = None
     if options.cert is None:
@@ -2410,8 +2417,8 @@ def prepare_tls(options: argparse.Namespace) -> tuple[ssl.SSLContext, list[str]]
 
 
 def passwords(options: argparse.Namespace) -> Iterator[str | None]:
-    """What to try on a key: no password, and then the one from the file, the environment, or the terminal.
-    Raises OSError, ValueError."""
+    """What to try on a key: none, then that of the file, the environment or the terminal. Raises OSError,
+    ValueError."""
     yield None
     locked = options.key or options.cert
     if options.password_file:
@@ -2445,8 +2452,8 @@ def log_event(event: dict[str, Any]) -> None:
 
 def introduce(server: DualServer, about: Iterable[str]) -> None:
     """Print what works now."""
-    host, port = server.server_address[:2]
-    host = {"::": "::1", "0.0.0.0": "127.0.0.1"}.get(str(host), str(host))
+    host, port = str(server.server_address[0]), server.server_address[1]
+    host = {"::": "::1", "0.0.0.0": "127.0.0.1"}.get(host, host)
     place = host_port(host, port)
     lines = [
         f"wsdual: one port, {place}, for all of these (--detect {server.detect})",
@@ -2468,13 +2475,13 @@ def explain(error: Exception, options: argparse.Namespace) -> str:
     """What is wrong, and what to do, in one line."""
     if isinstance(error, ImportError):
         return f"no {error.name}: install the requirements, or give --cert where cert_tool.py isn't there"
-    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+    if not isinstance(error, OSError):
+        return str(error)
+    if error.errno == errno.EADDRINUSE:
         return f"port {options.port} is in use: end the program that has it, or give another --port"
-    if isinstance(error, OSError) and error.filename:
+    if error.filename:
         return f"{error.filename}: {error.strerror}"
-    if isinstance(error, OSError):
-        return f"can't listen on {options.host} port {options.port}: {error.strerror or error}"
-    return str(error)
+    return f"can't listen on {options.host} port {options.port}: {error.strerror or error}"
 
 
 if __name__ == "__main__":
