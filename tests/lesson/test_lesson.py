@@ -69,7 +69,7 @@ def test_every_name_of_the_module_that_the_readme_uses_is_there() -> None:
 
 def test_every_flag_that_the_readme_names_is_there() -> None:
     """... of wsdual.py or of cert_tool.py; some are other programs'."""
-    others = {"--cacert", "--experimental-websocket", "--use-openssl-ca", "--minutes", "--system"}
+    others = {"--cacert", "--experimental-websocket", "--use-openssl-ca", "--minutes", "--system", "--fresh"}
     helps = [["wsdual.py"], ["cert_tool.py"], ["cert_tool.py", "authority"]]
     told = ""
     for command in helps:
