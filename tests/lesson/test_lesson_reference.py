@@ -182,13 +182,12 @@ def test_set_up_commands_start_the_server(folder: Path) -> None:
 
 
 @posix
-@pytest.mark.parametrize("number, tool", [(1, "uv"), (2, "pipx")], ids=["uv", "pipx"])
-def test_one_command_start(number: int, tool: str, folder: Path) -> None:
+@pytest.mark.parametrize("tool", ["uv", "pipx"])
+def test_one_command_start(tool: str, folder: Path) -> None:
     """uv and pipx read the module's head, and bring the packages."""
     if not shutil.which(tool):
         pytest.skip(f"{tool} isn't installed")
-    command = blocks("Start", "sh")[number].text
-    assert command.startswith(f"{tool} run ")
+    command = next(word for word in words(" ".join(section("Start"))) if word.startswith(f"{tool} run "))
     with started_by(command, folder) as address, WebSocket(address, tls=True) as client:
         assert client.ask("hi") == "hi"
 
@@ -610,6 +609,11 @@ def test_a_slow_watcher_is_told_how_much_it_missed(server: Program) -> None:
 
 
 # ---- the module
+
+
+def test_public_names_are_those_of_the_table() -> None:
+    """__all__, no more and no less."""
+    assert {name for row in rows("The module", "name") for name in words(row[0])} == set(wsdual.__all__)
 
 
 def test_steps_that_may_be_overridden_are_those_that_say_so() -> None:
