@@ -103,6 +103,7 @@ class ConnectionRecord {
         break;
       case "wrapped":
         this.tls = `${event.version} ${event.cipher}`;
+        this.certificate = event.certificate;
         break;
       case "upgraded":
         this.talksAs(event.kind, event.path);

@@ -287,6 +287,8 @@ def test_a_client_certificates_subject_is_shown(browser: webdriver.Chrome, tmp_p
             page.sees(row(page, ann.sock), "TLS 1.3", "certificate CN=\\<b\\>" + "ann" * 15)
             page.sees(row(page, nobody.sock), "TLS 1.3")
             assert "certificate" not in page.text(row(page, nobody.sock))
+            with WebSocket(address, tls=client) as later:
+                page.sees(row(page, later.sock), "certificate CN=")
             assert page.run("return document.documentElement.scrollWidth") == PHONE[0]
 
 
