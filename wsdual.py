@@ -54,7 +54,6 @@ The words for an ending:
 from __future__ import annotations
 
 import argparse
-import base64
 import contextlib
 import errno
 import functools
@@ -174,8 +173,7 @@ class Refused(Exception):
 
 
 class PeerGone(ConnectionError):
-    """Raised by Peer.send in the peer's own thread: the client has closed, or was dropped. An application
-    needn't catch it: the connection then ends as it should."""
+    """Peer.send, in the peer's own thread: the client has closed, or was dropped. No need to catch it."""
 
 
 @dataclass(frozen=True)
@@ -183,10 +181,8 @@ class App:
     """An application with settings of its own; a bare function is App(function).
 
     Args: serve, called with each Peer, in its thread; subprotocols that it speaks, the best first (RFC 6455
-    section 1.9); message, bytes in one message (None: as for the whole server); deflate, whether to
-    compress where the client offers it; loopback_only, whether it is for clients on this machine alone.
-
-    Raises TypeError for a bare string as subprotocols, ValueError for a name that no header can carry.
+    section 1.9); message, bytes at most in one (None: as the server's); deflate, where the client offers it;
+    loopback_only, for clients on this machine alone. Raises TypeError, ValueError for bad subprotocols.
     """
 
     serve: Callable[[Peer], object]
@@ -212,18 +208,17 @@ class DualServer(socketserver.ThreadingTCPServer):
         address: (host, port); host "" is all of IPv4, "::" all of both; port 0: any free one.
         apps: path -> application, for WebSockets; "/" also takes native clients. Any other path that ends
             in a slash takes all that is below it; the longest wins.
-        tls: any ssl.SSLContext, or None for plain only. It may be replaced while the server runs: new
-            connections take the new one. One that requires client certificates refuses plain connections.
+        tls: an SSLContext, or None for plain only. New connections take whatever it is replaced by. One that
+            requires client certificates refuses plain connections.
         detect: "peek", or "trial" for the article's method.
         memory: seconds that an address is remembered.
         limits: see Limits.
-        origins: foreign origins whose pages may connect, as "https://example.com". Where there are
-            any, their hosts are the only ones that may be asked for (loopback aside).
+        origins: foreign ones whose pages may connect, as "https://example.com". Where there are any, their
+            hosts are the only ones that may be asked for (loopback aside).
         static: a folder whose files are served to HTTP, or None.
         tls_only: send plain HTTP to https, and refuse plain WebSockets and lines.
 
-    Raises OSError where it can't listen, ValueError for an unknown method of detection, and for tls_only
-    without tls.
+    Raises OSError where it can't listen, ValueError for arguments that make no sense.
     """
 
     allow_reuse_address = os.name == "posix"  # on Windows it lets two servers share a port
@@ -240,27 +235,24 @@ class DualServer(socketserver.ThreadingTCPServer):
         if tls_only and tls is None:
             raise ValueError("tls_only needs a certificate: tls is None")
         self.apps, self.tls, self.tls_only, self.detect = dict(apps), tls, tls_only, detect
-        self.limits = limits or Limits()
-        self.memory = IpMemory(memory)
+        self.limits, self.memory = limits or Limits(), IpMemory(memory)
         self.origins = frozenset(origin.lower().rstrip("/") for origin in origins)
         self.static = None if static is None else Path(static).resolve()
         self.observers: list[Callable[[dict[str, Any]], None]] = []
-        self.drainer = Drainer()
-        self.handshakes = threading.Semaphore(HANDSHAKES)
+        self.drainer, self.handshakes = Drainer(), threading.Semaphore(HANDSHAKES)
         self._room = threading.Semaphore(self.limits.clients + DOORMEN)
         self._accepted: queue.SimpleQueue[tuple[socket.socket, Any]] = queue.SimpleQueue()
         self._idle = threading.Semaphore(0)  # threads that wait for one of these
-        self._left = threading.Condition()  # guards the register, which is the next three
-        self._connections: dict[int, Connection] = {}
-        self._seated: Counter[str] = Counter()  # network -> its connections that have a seat
-        self._last_id, self._ending = 0, False
+        self._left = threading.Condition()  # guards the register, which is the next two lines
+        self._connections, self._last_id, self._ending = dict[int, Connection](), 0, False
+        self._seated = Counter[str]()  # network -> its connections that have a seat
         self._warned = Deadline(0)
         if all(entry[0] == socket.AF_INET6 for entry in socket.getaddrinfo(address[0] or "0.0.0.0", None)):
             self.address_family = socket.AF_INET6
         super().__init__(address, Connection)
 
     def server_bind(self) -> None:
-        """Bind; on "::" IPv4 clients are welcome too, whatever the system's default is."""
+        """Bind; on "::" IPv4 clients are welcome too, whatever the system says."""
         if self.address_family == socket.AF_INET6:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         super().server_bind()
@@ -279,8 +271,8 @@ class DualServer(socketserver.ThreadingTCPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Start the connection's thread; where there are too many already, turn it away at once."""
-        # The thread gets the descriptor in a socket of its own. What stays here is an empty shell, which
-        # the accept loop may close, as it does when Ctrl-C strikes at this very moment.
+        # The thread gets the descriptor. Here an empty shell stays, which the accept loop may close, as it
+        # does when Ctrl-C strikes at this very moment.
         own = socket.socket(request.family, request.type, request.proto, request.detach())
         if not self._room.acquire(blocking=False):
             return self.shutdown_request(own)
@@ -295,8 +287,7 @@ class DualServer(socketserver.ThreadingTCPServer):
             self._room.release()
 
     def _serve_connections(self) -> None:
-        """A thread's life: one connection after another, for as long as the next comes within a second.
-        (To start a thread costs more than to wake one.)"""
+        # A thread's life: to start one costs more than to wake one, so it waits a second for another client.
         while True:
             try:
                 request, client_address = self._accepted.get(timeout=1.0)
@@ -312,30 +303,25 @@ class DualServer(socketserver.ThreadingTCPServer):
 
     def enter(self, connection: Connection) -> None:
         """Enter a connection in the register, with a number, and with a seat where there is one."""
-        network = network_of(connection.address[0])
         with self._left:
             if self._ending:
                 connection.end(goodbye=False)
             if self._seated.total() >= self.limits.clients:
                 connection.crowd = "too many clients, try later"
-            elif self._seated[network] >= (self.limits.per_address or self.limits.clients):
+            elif self._seated[connection.network] >= (self.limits.per_address or self.limits.clients):
                 connection.crowd = "too many connections from your address, try later"
             else:
-                self._seated[network] += 1
+                self._seated[connection.network] += 1
             connection.id = self._last_id = self._last_id + 1
             self._connections[connection.id] = connection
 
     def leave(self, connection: Connection) -> None:
         """Strike a connection off the register."""
-        network = network_of(connection.address[0])
         with self._left:
             if not connection.crowd:
-                self._seated[network] -= 1
-            if not self._seated[network]:
-                del self._seated[network]
+                self._seated -= Counter([connection.network])  # and what comes to 0 is forgotten
             del self._connections[connection.id]
-            if self._ending:
-                self._left.notify_all()
+            self._left.notify_all()
 
     def everyone(self) -> tuple[Connection, ...]:
         """All connections in the register."""
@@ -344,14 +330,13 @@ class DualServer(socketserver.ThreadingTCPServer):
 
     def app(self, path: str) -> App | None:
         """The application at a path, or at the longest path above it that ends in a slash."""
-        above = (name for name in self.apps if name != "/" and name.endswith("/") and path.startswith(name))
-        app = self.apps.get(path) or self.apps.get(max(above, key=len, default=path))
+        names = (n for n in self.apps if n == path or (n != "/" and n.endswith("/") and path.startswith(n)))
+        app = self.apps.get(max(names, key=len, default=path))
         return app if app is None or isinstance(app, App) else App(app)
 
     def verify_upgrade(self, request: Request) -> None:
-        """Raise Refused for a WebSocket that may not come in, with the status and headers that it shall get.
-        May be overridden. Called after all other checks, in the connection's thread; the request becomes
-        peer.request. Native clients aren't asked: they send none."""
+        """Raise Refused for a WebSocket that may not come in. May be overridden. Called in the connection's
+        thread, after all other checks; the request becomes peer.request. Native clients send none."""
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log the traceback of a fault of this module's own. May be overridden."""
@@ -375,19 +360,20 @@ class DualServer(socketserver.ThreadingTCPServer):
 
 
 class Connection(socketserver.BaseRequestHandler):
-    """One connection, from its first byte to its last; handle() is its life. Runs in its own thread."""
+    """One connection, from its first byte to its last, in its own thread; handle() is its life."""
 
     server: DualServer
     id: int
     crowd = ""  # what one client too many has a second to hear
+    kind: Kind | None = None
+    path: str | None = None
+    peer: Peer | None = None
+    ended: dict[str, Any]  # why it ended, and the close code where there is one
 
     def setup(self) -> None:
         """Enter the register; the clock starts."""
-        self.address = plain_address(self.client_address)
-        self.kind: Kind | None = None
-        self.path: str | None = None
-        self.peer: Peer | None = None
-        self.ended: dict[str, Any] = {}  # why it ended, and the close code where there is one
+        self.address, self.ended = plain_address(self.client_address), {}
+        self.network = network_of(self.address[0])
         self.wire = Wire(self.request, self.server.drainer)
         self.server.enter(self)
         self.since, self.deadline = time.time(), Deadline(1.0 if self.crowd else self.server.limits.handshake)
@@ -554,23 +540,22 @@ class Connection(socketserver.BaseRequestHandler):
         """Talk to a native client: the first line comes within the deadline."""
         self.kind, self.path = Kind.TCPS if self.wire.tls else Kind.TCP, "/"
         app = self.server.app("/")
-        limits = self.limits_of(app)
-        peer = Peer(self, Lines(limits), limits, self.deadline)
         try:
             self.admit()
             if app is None or (app.loopback_only and not is_loopback(self.address[0])):
                 raise Refused("no application for native clients here")
         except Refused as refusal:
-            peer.say_goodbye(1008, str(refusal))
+            self.wire.send(Lines(self.server.limits).goodbye(1008, str(refusal)))
             raise
+        limits = self.limits_of(app)
         keep_alive(self.wire.sock, limits.ping)
-        self.peer = peer
-        self.talk(app, peer)
+        self.peer = Peer(self, Lines(limits), limits, self.deadline)
+        self.talk(app, self.peer)
 
-    def limits_of(self, app: App | None) -> Limits:
+    def limits_of(self, app: App) -> Limits:
         """The server's limits, with the application's own size of a message."""
         limits = self.server.limits
-        return replace(limits, message=app.message) if app and app.message is not None else limits
+        return limits if app.message is None else replace(limits, message=app.message)
 
     def talk(self, app: App, peer: Peer) -> None:
         """Run the application to its end, then close."""
@@ -776,12 +761,11 @@ def tool_for_pfx(name: str) -> Any:
 class Request:
     """An HTTP request's head.
 
-    Attributes: method; target, path and query as they were written; path, decoded; query; address (ip, port)
-    of the client; tls (version, cipher) or None; certificate, what getpeercert() tells of the client's, or
-    None; local, whether the client is on this machine; authority, the host that is asked for, with its port,
-    in lower case; host, that without its port; origin, a browser's page's, or None; version, of HTTP.
-
-    Raises Refused for what can't be served: a version, a target, a Host (RFC 9112 sections 2.3, 3).
+    Attributes: method; version; target, path and query as written; path, decoded; query; authority, the host
+    and port asked for, in lower case; host, without the port; origin, of a browser's page, or None; address,
+    (ip, port) of the client; local, whether it is on this machine; tls, (version, cipher) or None;
+    certificate, the client's, as getpeercert() tells it, or None. Raises Refused for what can't be served: a
+    version, a target, a Host (RFC 9112 sections 2.3, 3).
     """
 
     def __init__(self, event: h11.Request, address: tuple[str, int], wire: Wire) -> None:
@@ -861,10 +845,8 @@ def split_port(authority: str, tls: bool = False) -> tuple[str, int]:
 
 
 def check_host(request: Request, origins: Iterable[str]) -> None:
-    """Keep out pages whose server only pretends to be this machine. Raises Refused.
-
-    DNS rebinding: evil.example resolves to 127.0.0.1, and its pages find that they are same-origin.
-    """
+    """Keep out DNS rebinding: evil.example resolves to 127.0.0.1, and its pages find that they are of the
+    same origin. Raises Refused."""
     hosts = {urlsplit(origin).hostname for origin in origins} - {None}
     expected = is_loopback(request.host) if request.local else not hosts
     if request.authority and not expected and request.host.strip("[]") not in hosts:
@@ -897,12 +879,11 @@ def check_origin(request: Request, origins: Iterable[str]) -> None:
         return
     if origin in ("null", "file://") and request.local and is_loopback(request.host):
         return  # a page opened from the disk
-    try:
-        theirs = split_port(urlsplit(origin).netloc, origin.startswith("https:"))
-    except ValueError:
-        theirs = None
-    if theirs != split_port(request.authority, request.tls is not None):
-        raise Refused(f"a page of the foreign origin {origin}: allow it with --origin {origin}", 403)
+    ours = split_port(request.authority, request.tls is not None)
+    with contextlib.suppress(ValueError):
+        if split_port(urlsplit(origin).netloc, origin.startswith("https:")) == ours:
+            return
+    raise Refused(f"a page of the foreign origin {origin}: allow it with --origin {origin}", 403)
 
 
 def check_upgrade(request: Request) -> None:
@@ -918,11 +899,8 @@ def check_upgrade(request: Request) -> None:
     if request.one("Sec-WebSocket-Version") != "13":
         raise Refused("this server speaks version 13", 426,
                       [("Sec-WebSocket-Version", "13"), ("Upgrade", "websocket")])  # fmt: skip
-    try:
-        if len(base64.b64decode(request.one("Sec-WebSocket-Key"), validate=True)) != 16:
-            raise ValueError
-    except ValueError:
-        raise Refused("Sec-WebSocket-Key isn't 16 bytes in base64") from None
+    if not re.fullmatch(r"[A-Za-z0-9+/]{22}==", request.one("Sec-WebSocket-Key")):
+        raise Refused("Sec-WebSocket-Key isn't 16 bytes in base64")
     request.one("Host")
     if not (request.origin or "-").isprintable():
         raise Refused("a bad Origin")
@@ -935,10 +913,8 @@ PARAMETER = re.compile(
 
 
 def agree_on_deflate(offers: str) -> str:
-    """Answer the first offer of permessage-deflate that is well made; "" where there is none.
-
-    Args: offers, the header Sec-WebSocket-Extensions. (RFC 7692 section 7.1)
-    """
+    """Answer the first offer of permessage-deflate that is well made; "" where there is none. Args: offers,
+    the header Sec-WebSocket-Extensions. (RFC 7692 section 7.1)"""
     for offer in offers.split(","):
         name, *parameters = (part.strip() for part in offer.split(";"))
         names = {parameter.split("=")[0] for parameter in parameters}
@@ -975,8 +951,7 @@ COMMON_HEADERS = [  # one request a connection, no guessing, nothing from elsewh
 
 
 class Exchange:
-    """One HTTP request and its answer, which h11 takes apart and puts together (RFC 9112). For the
-    connection's own thread."""
+    """One HTTP request and its answer (RFC 9112), in the connection's own thread."""
 
     def __init__(self, wire: Wire, limits: Limits) -> None:
         self._wire, self._limits = wire, limits
@@ -1010,8 +985,8 @@ class Exchange:
                 self._http.receive_data(head)
 
     def switching(self, request: Request, deflate: str, subprotocol: str | None) -> bytes:
-        """The response 101 (RFC 6455 section 4.2.2). What lies behind the request are frames: the wire gets
-        them back. Args: deflate, the answer to the client's offer, or ""; subprotocol, that was chosen."""
+        """The response 101 (RFC 6455 section 4.2.2). The wire gets back what h11 has of the frames. Args:
+        deflate, the answer to the client's offer, or ""; subprotocol, that was chosen."""
         self._wire.unread(self._http.trailing_data[0])
         token = generate_accept_token(request.one("Sec-WebSocket-Key").encode()).decode()
         chosen = {"Extensions": deflate, "Protocol": subprotocol}
@@ -1030,8 +1005,8 @@ class Exchange:
         except (ValueError, TypeError, h11.LocalProtocolError):
             log.exception("a refusal that can't be sent")
             return self.refuse(Refused("the server failed to say why", 500))
-        self._send(h11.Data(data=data if self._has_body else b""))
-        self._send(h11.EndOfMessage())
+        if self._has_body:
+            self._send(h11.Data(data=data))
 
     def send_file(self, path: Path) -> None:
         """Send a file, no faster than the client reads. Raises Refused, OSError."""
@@ -1053,9 +1028,8 @@ class Exchange:
     def _begin(self, status: int, kind: str, size: int, headers: Sequence[tuple[str, str]] = ()) -> None:
         kind += "; charset=utf-8" if kind.startswith("text/") else ""
         about = [("Content-Type", kind), ("Content-Length", str(size)), ("Date", formatdate(usegmt=True))]
-        reason = responses.get(status, "Refused").encode()
-        headers = [*about, *headers, *COMMON_HEADERS]
-        self._send(h11.Response(status_code=status, headers=headers, reason=reason))
+        self._send(h11.Response(status_code=status, headers=[*about, *headers, *COMMON_HEADERS],
+                                reason=responses.get(status, "Refused").encode()))  # fmt: skip
 
     def _send(self, event: h11.Event) -> None:
         self._wire.send(self._http.send(event) or b"")
