@@ -95,7 +95,6 @@ try:
     from wsproto.frame_protocol import (
         Buffer,
         CloseReason,
-        FrameDecoder,
         FrameProtocol,
         Opcode,
         ParseFailed,
@@ -529,8 +528,9 @@ class Connection(socketserver.BaseRequestHandler):
             self.wire.wrap(self.server.tls, self.server.handshakes, self.deadline)
         except ssl.SSLError as error:
             raise Refused(f"no TLS handshake: {plain_words(error)}") from None
-        version, cipher = self.wire.tls or ("", "")
-        self.tell("wrapped", version=version, cipher=cipher, us=round((time.perf_counter() - since) * 1e6))
+        (version, cipher), shown = self.wire.tls or ("", ""), self.wire.certificate()
+        self.tell("wrapped", version=version, cipher=cipher, us=round((time.perf_counter() - since) * 1e6),
+                  certificate=shown and distinguished_name(shown["subject"]))  # fmt: skip
 
     # ------------------------------------------------------------ parse
 
@@ -599,6 +599,7 @@ class Connection(socketserver.BaseRequestHandler):
             raise
         keep_alive(self.wire.sock, limits.ping)
         self.peer = peer
+        self.tell("upgraded", kind=self.kind.value, path=self.path)
         self.talk(app, peer)
 
     def limits_of(self, app: App | None) -> Limits:
@@ -1104,9 +1105,10 @@ class Exchange:
 
 READABLE, WRITABLE = getattr(select, "POLLIN", 1), getattr(select, "POLLOUT", 4)
 DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)  # Windows has none
+Waiter = Callable[[float], object]
 
 
-def waiter(sock: socket.socket, event: int) -> Callable[[float], object]:
+def waiter(sock: socket.socket, event: int) -> Waiter:
     """A function that waits until a socket is readable or writable. It takes the seconds to wait at most,
     and returns something false where they are over."""
     if hasattr(select, "poll"):
@@ -1132,7 +1134,7 @@ class Wire:
     An SSLSocket must never be in two threads at once. So:
 
     - lock guards the socket's recv and send, the state and the backlog. The socket is non-blocking: under
-      the lock nobody waits. The methods that begin with an underscore, put and end want it held.
+      the lock nobody waits. put, end, _send, _send_backlog and _say_end want it held.
     - The connection's own thread waits, outside the lock. It alone receives and closes.
     - put() sends what the kernel takes at once. The rest is the backlog, which the Drainer (or the own
       thread, in drain) hands over later. So nobody waits for a slow client.
@@ -1249,9 +1251,7 @@ class Wire:
                 self._known = self.sock.pending() > 0  # type: ignore[attr-defined]
             return data
 
-    def _retry(
-        self, attempt: Callable[[], Result], ready: Callable[[float], object], deadline: Deadline
-    ) -> Result:
+    def _retry(self, attempt: Callable[[], Result], ready: Waiter, deadline: Deadline) -> Result:
         """Without the lock: wait until the socket is ready, then attempt, until it succeeds."""
         while ready(deadline.left()):
             try:
@@ -1375,7 +1375,7 @@ class Wire:
             self.end(why)
 
     def end(self, why: str) -> None:
-        """Give the client up, with the lock held."""
+        """Give the client up, as drop() does."""
         if not self.ended:
             self.state, self.why = State.ENDED, why
             self.backlog.clear()
@@ -1473,7 +1473,6 @@ class Goodbye(NamedTuple):
 
 
 Event = str | bytes | Answer | Goodbye
-Proto = FrameDecoder | FrameProtocol
 
 
 class Frames:
@@ -1495,7 +1494,7 @@ class Frames:
         self._pieces: list[Any] = []  # of a message
 
     def receive(self, data: bytes) -> Iterator[Event]:
-        """Take received bytes apart: messages, answers to give, and at most one goodbye, the last."""
+        """Take received bytes apart: messages, answers, and at most one goodbye, the last."""
         while data:
             if not self._half_read:
                 data = yield from self.ordinary(data)
@@ -1612,11 +1611,10 @@ class Bounds(PerMessageDeflate):
         return data
 
     def frame_inbound_header(
-        self, proto: Proto, opcode: Opcode, rsv: RsvBits, payload_length: int
+        self, proto: Any, opcode: Opcode, rsv: RsvBits, payload_length: int
     ) -> CloseReason | RsvBits:
         """Refuse a frame by the length that it claims; return the reserved bits that it may have. (A header
         is shown twice where the mask comes a moment later: nothing is added up here.)"""
-        assert isinstance(proto, FrameDecoder)
         self._buffer = proto.buffer
         self._in_control_frame = opcode >= Opcode.CLOSE
         begins = opcode in (Opcode.TEXT, Opcode.BINARY)
@@ -1629,7 +1627,7 @@ class Bounds(PerMessageDeflate):
             return CloseReason.MESSAGE_TOO_BIG
         return RsvBits(self._deflate and begins, False, False)
 
-    def frame_inbound_payload_data(self, proto: Proto, data: bytes) -> bytes | CloseReason:
+    def frame_inbound_payload_data(self, proto: Any, data: bytes) -> bytes | CloseReason:
         """Inflate, and count."""
         if self._in_control_frame:
             return data
@@ -1647,12 +1645,11 @@ class Bounds(PerMessageDeflate):
         if self._size > self._limit:
             return CloseReason.MESSAGE_TOO_BIG
         if len(self._inflater.unused_data) > 1:
-            # It goes on behind its own end. One byte may: the 0 that a client appends where its stream has
-            # ended (RFC 7692 section 7.2.3.4).
+            # Behind a stream's end one byte may stand, a 0 (RFC 7692 section 7.2.3.4).
             return CloseReason.INVALID_FRAME_PAYLOAD_DATA
         return inflated
 
-    def frame_inbound_complete(self, proto: Proto, fin: bool) -> bytes | CloseReason | None:
+    def frame_inbound_complete(self, proto: Any, fin: bool) -> bytes | CloseReason | None:
         """End a frame, and with the last one the message."""
         if self._in_control_frame:
             return None
@@ -1739,8 +1736,8 @@ class Peer:
     getpeercert() tells of the client's, or None); name (for the application to set: the monitor shows it),
     ended ({} until it has: then why, and the close code where there is one).
 
-    The own thread alone reads: the codec's receive, and the fields of that part. The wire's lock guards the
-    rest: the codec's encode, ended, and whether goodbye was said.
+    The own thread alone reads, and uses what that needs. The wire's lock guards the rest: encoding, ended,
+    and whether goodbye was said.
     """
 
     def __init__(
@@ -1773,8 +1770,8 @@ class Peer:
         return len(self.wire.backlog)
 
     def __iter__(self) -> Iterator[str | bytes]:
-        """The client's messages, until it has closed. For the peer's own thread. A second loop
-        goes on where the first one was left."""
+        """The client's messages, until it has closed. For the peer's own thread. A second loop goes on where
+        the first one was left."""
         try:
             while (message := self.receive()) is not None:
                 self._in_loop = True
@@ -1783,11 +1780,8 @@ class Peer:
             self._in_loop = False
 
     def receive(self, timeout: float | None = None) -> str | bytes | None:
-        """The client's next message; None when it has closed. For the peer's own thread.
-
-        Args: timeout, seconds to wait at most. Raises TimeoutError, after which nothing is lost, and
-        RuntimeError in another thread.
-        """
+        """The client's next message; None when it has closed. For the peer's own thread. Args: timeout,
+        seconds to wait at most. Raises TimeoutError, with nothing lost; RuntimeError in another thread."""
         if threading.current_thread() is not self.thread:
             raise RuntimeError("only the peer's own thread may receive")
         deadline = None if timeout is None else Deadline(timeout)
@@ -1841,9 +1835,8 @@ class Peer:
         return b""
 
     def _end_of_patience(self) -> None:
-        """The client has been silent for too long."""
         if self._goodbye:
-            return  # then it is over
+            return  # it is over then
         if self._first:
             self.close(1008, "no line came in time")
         elif self._asked:
@@ -1854,7 +1847,7 @@ class Peer:
         self._patience = Deadline(self.limits.ping)
 
     def _note_end(self) -> None:
-        """With the wire's lock held: it has gone without a goodbye, unless there was one."""
+        # With the wire's lock held: it has gone without a goodbye, unless there was one.
         why = {"why": self.wire.why} if self.wire.ended else {}
         self.ended = self.ended or {**self.codec.silent_end, **why}
 
@@ -1864,14 +1857,11 @@ class Peer:
             pass  # one that was dropped: nothing was said to it
 
     def send(self, message: str | bytes) -> bool:
-        """Send one message. Any thread may; it never interleaves with another.
+        """Send one message; return whether it was taken. Any thread may; messages never interleave.
 
-        In the peer's own thread it waits while the client has much left to read. In any other
-        thread it never waits: a client whose backlog is full is dropped.
-
-        Returns whether the message was taken: False where the client is gone. In the peer's own
-        thread that raises PeerGone, so that an application which only sends ends too. Raises
-        ValueError for what this wire can't carry (a native client's line holds no newline).
+        In the peer's own thread it waits while the client has much left to read, and raises PeerGone where
+        the client is gone, so that an application which only sends ends too. In any other thread it never
+        waits: a client whose backlog is full is dropped. Raises ValueError for a newline to a native client.
         """
         if threading.current_thread() is not self.thread:
             return self._post(message, encode=True)
@@ -1898,15 +1888,13 @@ class Peer:
             self.wire.drain(self.limits.ping, down_to=self._most.message)
 
     def close(self, code: int = 1000, reason: str = "") -> None:
-        """Say goodbye; the loop over the peer's messages then ends. Any thread may.
-
-        Args: code, a close code that may be sent (RFC 6455 section 7.4); reason, at most 123
-        bytes of UTF-8, the rest is cut off. Raises ValueError for another code.
-        """
+        """Say goodbye; the loop over the peer's messages then ends. Any thread may. Args: code, a close code
+        that may be sent (RFC 6455 section 7.4); reason, of which 123 bytes in UTF-8 are sent. Raises
+        ValueError for another code."""
         if not (1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999):
             raise ValueError(f"{code} is no close code that can be sent")
         if self.say_goodbye(code, reason) and threading.current_thread() is not self.thread:
-            # The own thread waits for the client, and no longer than for the next ping. That may be long.
+            # The own thread would notice at the next ping; that may be long.
             patience = threading.Timer(self.limits.closing, self.wire.drop, ["no answer to the goodbye"])
             patience.daemon = True
             with contextlib.suppress(RuntimeError):  # no thread to be had: then the ping finds out
@@ -1934,12 +1922,9 @@ class Peer:
 
 
 def broadcast(peers: Iterable[Peer], *messages: str | bytes) -> None:
-    """Send one message, or several, to many. It is framed once for each kind of wire, and waits for none of
-    them: who is gone is passed over, who doesn't read is dropped.
-
-    Args: peers, each once; messages, text or bytes. Raises ValueError where a native client is among them and
-    a message has a newline in it. (RFC 6455 section 5.6)
-    """
+    """Send one message, or several, to many. Each is framed once for each kind of wire (RFC 6455 section
+    5.6). It never waits: who is gone is passed over, who doesn't read is dropped. Args: peers, each once;
+    messages, text or bytes. Raises ValueError where one has a newline and goes to a native client."""
     framed: dict[type[Frames | Lines], bytes] = {}
     for peer in peers:
         kind = type(peer.codec)
@@ -1964,11 +1949,9 @@ def echo(peer: Peer) -> None:
 
 
 class Chat:
-    """A room: who logs in hears what is said. One object serves all peers, each in its thread.
-
-    The lock guards the users. It is held while a message goes out, so that all hear the same
-    order; that is short, since a broadcast waits for nobody.
-    """
+    """A room: who logs in hears what is said. One object serves all peers, each in its thread. The lock
+    guards the users. It is held while a message goes out, so that all hear the same order; that is short,
+    since a broadcast waits for nobody."""
 
     MESSAGE = 64 * 1024  # bytes at most: a megabyte of JSON takes a tenth of a second to read
 
@@ -2073,12 +2056,9 @@ def distinguished_name(subject: Iterable[Iterable[tuple[str, str]]]) -> str:
 
 
 class Monitor:
-    """The server's window: tells its watchers each step of each connection, and hands over the raw
-    bytes of those connections that one of them asks for.
-
-    An actor: whatever happens, in whatever thread, becomes a job in a queue, and one thread does
-    the jobs in their order. It alone touches the watchers, and it waits for no client.
-    """
+    """The server's window: it tells its watchers each step of each connection, and shows the bytes of those
+    connections that one asks for. An actor: whatever happens, in whatever thread, becomes a job in a queue,
+    and one thread does the jobs in their order. It alone touches the watchers, and it waits for no client."""
 
     PATIENCE = 256 * 1024  # bytes that a slow watcher may have waiting; then events pass it by
     JOBS = 10_000  # events that may wait for the thread; then they pass everybody by
@@ -2169,14 +2149,15 @@ class Monitor:
             self._watched.pop(event["id"], None)
         with self._lock:
             lost, self._lost = self._lost, 0
+        for peer in self._missed:
+            self._missed[peer] += lost
         message = say(**event)
         for peer in watchers:
-            missed = self._missed[peer] + lost
             if peer.backlog > self.PATIENCE:
-                self._missed[peer] = missed + 1
+                self._missed[peer] += 1
                 continue
-            if missed:
-                peer.send(say("missed", events=missed))
+            if self._missed[peer]:
+                peer.send(say("missed", events=self._missed[peer]))
                 peer.send(self._snapshot())
                 self._missed[peer] = 0
             peer.send(message)
