@@ -57,6 +57,7 @@ import argparse
 import base64
 import contextlib
 import errno
+import functools
 import getpass
 import ipaddress
 import json
@@ -152,6 +153,8 @@ DOORMEN = 50  # threads beyond the clients', which tell one client too many that
 HANDSHAKES = 2  # that compute at one time: those who are served get their turn between them
 OUT_OF_THEM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # descriptors, memory
 
+TOKEN = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)  # RFC 9110 section 5.6.2
+
 Bytes = bytes | bytearray
 File = str | os.PathLike[str]
 Result = TypeVar("Result")
@@ -190,7 +193,7 @@ class App:
     section 1.9); message, bytes in one message (None: as for the whole server); deflate, whether to
     compress where the client offers it; loopback_only, whether it is for clients on this machine alone.
 
-    Raises TypeError for a bare string as subprotocols.
+    Raises TypeError for a bare string as subprotocols, ValueError for a name that no header can carry.
     """
 
     serve: Callable[[Peer], object]
@@ -202,6 +205,8 @@ class App:
     def __post_init__(self) -> None:
         if isinstance(self.subprotocols, str):
             raise TypeError("subprotocols is a sequence of names, not one name")
+        if not all(map(TOKEN.fullmatch, self.subprotocols)):
+            raise ValueError("a subprotocol's name is a token (RFC 9110 section 5.6.2)")
 
 
 # ================================================================ 1. accept
@@ -250,6 +255,8 @@ class DualServer(socketserver.ThreadingTCPServer):
         self.drainer = Drainer()
         self.handshakes = threading.Semaphore(HANDSHAKES)
         self._room = threading.Semaphore(self.limits.clients + DOORMEN)
+        self._accepted: queue.SimpleQueue[tuple[socket.socket, Any]] = queue.SimpleQueue()
+        self._idle = 0  # threads that wait for one of these, guarded as well by:
         self._left = threading.Condition()  # guards the register, which is the next three
         self._connections: dict[int, Connection] = {}
         self._seated: Counter[str] = Counter()  # network -> its connections that have a seat
@@ -292,19 +299,34 @@ class DualServer(socketserver.ThreadingTCPServer):
             return self.shutdown_request(own)
         try:
             self.drainer.start()
-            arguments = (own, client_address)
-            threading.Thread(target=self.process_request_thread, args=arguments, daemon=True).start()
+            with self._left:
+                idle, self._idle = self._idle > 0, max(0, self._idle - 1)
+            if not idle:
+                threading.Thread(target=self._serve_connections, daemon=True).start()
+            self._accepted.put((own, client_address))
         except (RuntimeError, MemoryError):
             log.warning("refused a connection: no thread to be had")
             self.shutdown_request(own)
             self._room.release()
 
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """The whole of a connection's thread."""
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._room.release()
+    def _serve_connections(self) -> None:
+        """A thread's life: one connection after another, for as long as the next comes within a second.
+        (To start a thread costs more than to wake one.)"""
+        while True:
+            try:
+                request, client_address = self._accepted.get(timeout=1.0)
+            except queue.Empty:
+                with self._left:
+                    if not self._idle:
+                        continue  # there is one for this thread, just now
+                    self._idle -= 1
+                    return
+            try:
+                self.process_request_thread(request, client_address)
+            finally:
+                self._room.release()
+            with self._left:
+                self._idle += 1
 
     def enter(self, connection: Connection) -> None:
         """Enter a connection in the register, with a number, and with a seat where there is one."""
@@ -587,6 +609,7 @@ class Connection(socketserver.BaseRequestHandler):
 
     def talk(self, app: App, peer: Peer) -> None:
         """Run the application to its end, then close."""
+        self.wire.block(peer.limits.ping / 2)
         try:
             app.serve(peer)
             peer.close(1000)
@@ -596,7 +619,7 @@ class Connection(socketserver.BaseRequestHandler):
             log.exception("the application at %s failed, with %s", self.path, host_port(*self.address))
             peer.close(1011, "the application failed")
         peer.wait_closed()
-        self.ended = peer.ended
+        self.ended, peer.thread = peer.ended, None  # the thread goes on to another connection
 
 
 def plain_address(address: Sequence[Any]) -> tuple[str, int]:
@@ -619,6 +642,7 @@ def host_port(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host.strip("[]") and host[0] != "[" else f"{host}:{port}"
 
 
+@functools.lru_cache(1000)
 def is_loopback(host: str) -> bool:
     """Say whether a host name or address is this machine's own by its name: no look-up."""
     with contextlib.suppress(ValueError):
@@ -790,11 +814,10 @@ def tool_for_pfx(name: str) -> Any:
 class Request:
     """An HTTP request's head.
 
-    Attributes: method; target, path and query as they were written; path, decoded; query; headers, which
-    don't care for case (get, get_all); address (ip, port) of the client; tls (version, cipher) or None;
-    certificate, what getpeercert() tells of the client's, or None; local, whether the client is on this
-    machine; authority, the host that is asked for, with its port, in lower case; host, that without its
-    port; origin, a browser's page's, or None; version, of HTTP.
+    Attributes: method; target, path and query as they were written; path, decoded; query; address (ip, port)
+    of the client; tls (version, cipher) or None; certificate, what getpeercert() tells of the client's, or
+    None; local, whether the client is on this machine; authority, the host that is asked for, with its port,
+    in lower case; host, that without its port; origin, a browser's page's, or None; version, of HTTP.
 
     Raises Refused for what can't be served: a version, a target, a Host (RFC 9112 sections 2.3, 3).
     """
@@ -803,9 +826,9 @@ class Request:
         self.method, self.version = event.method.decode(), event.http_version.decode()
         self.address, self.local = address, is_loopback(address[0])
         self.tls, self.certificate = wire.tls, wire.certificate()
-        self.headers = HTTPMessage()
-        for name, value in event.headers.raw_items():
-            self.headers[name.decode()] = value.decode("latin-1")
+        self._event, self._fields = event, dict[str, list[str]]()
+        for name, value in event.headers:  # h11 has the names in lower case
+            self._fields.setdefault(name.decode(), []).append(value.decode("latin-1"))
         if not self.version.startswith("1."):
             raise Refused("this server speaks HTTP/1.1", 505)
         # Other methods may have targets of other forms. None of them is served.
@@ -820,6 +843,14 @@ class Request:
         except ValueError:
             raise Refused("a bad Host header") from None
 
+    @functools.cached_property
+    def headers(self) -> HTTPMessage:
+        """All of them, in their order."""
+        headers = HTTPMessage()
+        for name, value in self._event.headers.raw_items():
+            headers[name.decode()] = value.decode("latin-1")
+        return headers
+
     @property
     def parameters(self) -> dict[str, list[str]]:
         """The query's parameters, decoded, blank ones too."""
@@ -830,12 +861,11 @@ class Request:
         """Name -> value. Of two with one name the first counts: browsers send the closer path's first."""
         pairs = (pair.partition("=") for value in self.all("Cookie") for pair in value.split(";"))
         named = [(name.strip(), value.strip().strip('"')) for name, equals, value in pairs if equals]
-        good = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)
-        return {name: value for name, value in reversed(named) if good.fullmatch(name)}
+        return {name: value for name, value in reversed(named) if TOKEN.fullmatch(name)}
 
     def all(self, name: str) -> list[str]:
         """The values of a header."""
-        return self.headers.get_all(name, [])
+        return self._fields.get(name.lower(), [])
 
     def one(self, name: str) -> str:
         """The value of a header that has to stand there once. Raises Refused."""
@@ -1017,20 +1047,15 @@ class Exchange:
             if head:
                 self._http.receive_data(head)
 
-    def switching(self, request: Request, deflate: str, subprotocol: str | None) -> Bytes:
+    def switching(self, request: Request, deflate: str, subprotocol: str | None) -> bytes:
         """The response 101 (RFC 6455 section 4.2.2). What lies behind the request are frames: the wire gets
         them back. Args: deflate, the answer to the client's offer, or ""; subprotocol, that was chosen."""
-        while self._http.next_event() not in (h11.PAUSED, h11.NEED_DATA):
-            pass
         self._wire.unread(self._http.trailing_data[0])
         token = generate_accept_token(request.one("Sec-WebSocket-Key").encode()).decode()
-        headers = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", token)]
-        if deflate:
-            headers.append(("Sec-WebSocket-Extensions", deflate))
-        if subprotocol is not None:
-            headers.append(("Sec-WebSocket-Protocol", subprotocol))
-        response = h11.InformationalResponse(status_code=101, headers=headers, reason=b"Switching Protocols")
-        return self._http.send(response) or b""
+        chosen = {"Extensions": deflate, "Protocol": subprotocol}
+        more = [f"Sec-WebSocket-{name}: {value}\r\n" for name, value in chosen.items() if value]
+        head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        return f"{head}Sec-WebSocket-Accept: {token}\r\n{''.join(more)}\r\n".encode()
 
     def refuse(self, refusal: Refused) -> None:
         """Send an error as a short text; 500 for one that can't be sent, as with a newline in a header."""
@@ -1077,6 +1102,7 @@ class Exchange:
 # ================================================================ 6. talk: the wire
 
 READABLE, WRITABLE = getattr(select, "POLLIN", 1), getattr(select, "POLLOUT", 4)
+DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)  # Windows has none
 Waiter = Callable[[float], object]
 
 
@@ -1128,6 +1154,7 @@ class Wire:
         self._readable = waiter(sock, READABLE)  # made once: that saves a tenth of a small echo
         self._ahead = b""  # received, but not yet asked for
         self._known = False  # something is there: just peeked at, or decrypted inside OpenSSL
+        self._flags, self._blocks = DONTWAIT, math.inf  # of send and recv under the lock; see block()
 
     @property
     def ended(self) -> bool:
@@ -1167,7 +1194,7 @@ class Wire:
                 self.end("gone before TLS")  # this has closed the descriptor
                 raise
             self.sock = sock
-        self._readable = waiter(sock, READABLE)
+        self._readable, self._flags = waiter(sock, READABLE), 0
 
         def compute() -> None:  # without the lock: whoever ends the server can drop this client
             if not handshakes.acquire(timeout=deadline.left()):
@@ -1184,13 +1211,30 @@ class Wire:
         """What getpeercert() tells of the client's certificate, where it showed one."""
         return self.sock.getpeercert() or None if isinstance(self.sock, ssl.SSLSocket) else None
 
+    def block(self, seconds: float) -> None:
+        """Let receive() wait inside recv() for so long at most, where it has more time than that. For a plain
+        socket alone, where a send in another thread doesn't mind: one system call less for each message."""
+        if self.tls is None and DONTWAIT:
+            timeout = struct.pack("ll", *divmod(max(1, int(seconds * 1e6)), 10**6))  # 0 would be for ever
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
+            self.sock.setblocking(True)
+            self._blocks = seconds
+
     def receive(self, seconds: float) -> bytes:
         """Return what has come, or wait for it; b"" at the end. Raises TimeoutError, OSError."""
         if self._ahead:
             data, self._ahead = self._ahead, b""
             return data
+        if self._blocks < seconds and not self._known:
+            with contextlib.suppress(BlockingIOError):
+                return self._seen(self.sock.recv(RECEIVED_BYTES))
+            seconds -= self._blocks
         ready = (lambda _: True) if self._known else self._readable
-        data = self._retry(self._receive, ready, Deadline(seconds))
+        return self._seen(self._retry(self._receive, ready, Deadline(seconds)))
+
+    def _seen(self, data: bytes) -> bytes:
+        if self.state is not State.OPEN:
+            return b""
         if data and (tap := self.tap):
             tap("client", data)
         return data
@@ -1200,7 +1244,7 @@ class Wire:
             self._known = False
             if self.state is not State.OPEN:
                 return b""
-            data = self.sock.recv(RECEIVED_BYTES)
+            data = self.sock.recv(RECEIVED_BYTES, self._flags)
             if self.tls:  # decrypted bytes that found no room in data: no poll() sees them
                 self._known = self.sock.pending() > 0  # type: ignore[attr-defined]
             return data
@@ -1233,7 +1277,7 @@ class Wire:
             self.drain(patience)
             deadline = Deadline(seconds)
             while self.state is State.SAID_END and deadline.left() and self._readable(deadline.left()):
-                if not socket.socket.recv(self.sock, RECEIVED_BYTES):  # whatever it is: not even decrypted
+                if not socket.socket.recv(self.sock, RECEIVED_BYTES, DONTWAIT):  # it isn't even decrypted
                     break
         except OSError:
             pass  # it has gone by itself
@@ -1288,7 +1332,7 @@ class Wire:
         sent = 0
         try:
             if self.tls is None or len(data) <= TLS_RECORD:
-                return self.sock.send(data)
+                return self.sock.send(data, self._flags)
             with memoryview(data) as view:
                 while sent < len(data):
                     # A record that couldn't be sent OpenSSL wants to get again: it stands first in the
@@ -1372,7 +1416,7 @@ class Drainer:
         self._stopped = True
         self._wake()
         if self._thread is not None:
-            self._thread.join(1.0)
+            self._thread.join(0.5)
         self._waker.close()
         self._wakee.close()
 
@@ -1709,7 +1753,7 @@ class Peer:
         self._most = max(limits, self.server.limits, key=lambda each: each.message)  # what may wait for it
         self.ended: dict[str, Any] = {}
         self._goodbye: Deadline | None = None  # once it was said: until when to hear the client's
-        self._thread = threading.current_thread()  # not its number, which a later thread gets again
+        self.thread: threading.Thread | None = threading.current_thread()  # its own
         # of the own thread:
         self._arrived: Iterator[Event] = iter(())
         self._following: Event | None = None  # always one event ahead, to know whether more follow
@@ -1736,7 +1780,7 @@ class Peer:
     def receive(self, timeout: float | None = None) -> str | bytes | None:
         """The client's next message; None when it has closed. For the peer's own thread. Args: timeout,
         seconds to wait at most. Raises TimeoutError, with nothing lost; RuntimeError in another thread."""
-        if threading.current_thread() is not self._thread:
+        if threading.current_thread() is not self.thread:
             raise RuntimeError("only the peer's own thread may receive")
         deadline = None if timeout is None else Deadline(timeout)
         while (event := self._next(deadline)) is not None:
@@ -1817,7 +1861,7 @@ class Peer:
         the client is gone, so that an application which only sends ends too. In any other thread it never
         waits: a client whose backlog is full is dropped. Raises ValueError for a newline to a native client.
         """
-        if threading.current_thread() is not self._thread:
+        if threading.current_thread() is not self.thread:
             return self._post(message, encode=True)
         self._make_room()
         if not self._post(message, encode=True, more=self._in_loop and self._following is not None):
@@ -1847,7 +1891,7 @@ class Peer:
         ValueError for another code."""
         if not (1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999):
             raise ValueError(f"{code} is no close code that can be sent")
-        if self.say_goodbye(code, reason) and threading.current_thread() is not self._thread:
+        if self.say_goodbye(code, reason) and threading.current_thread() is not self.thread:
             # The own thread would notice at the next ping; that may be long.
             patience = threading.Timer(self.limits.closing, self.wire.drop, ["no answer to the goodbye"])
             patience.daemon = True
@@ -2164,7 +2208,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     with server, contextlib.suppress(KeyboardInterrupt):
         server.heed_signals()
-        server.drainer.start()
+        server.drainer.start()  # whoever reads that it runs finds all of it there
         introduce(server, [*server.about, *pinned])
         server.serve_forever(poll_interval=0.1)
     if hasattr(signal, "pthread_sigmask"):  # one more signal shall not disturb the last steps

@@ -47,7 +47,7 @@ __all__ = [
 ]  # fmt: skip
 
 REPO = Path(__file__).resolve().parent.parent
-PATIENCE = 10.0  # seconds that a test waits for what must come; a test that passes never waits so long
+PATIENCE = 20.0  # seconds that a test waits for what must come; a test that passes never waits so long
 TEXT, BINARY, CLOSE, PING, PONG, CONTINUATION = 0x1, 0x2, 0x8, 0x9, 0xA, 0x0
 
 
