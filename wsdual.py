@@ -528,8 +528,9 @@ class Connection(socketserver.BaseRequestHandler):
             self.wire.wrap(self.server.tls, self.server.handshakes, self.deadline)
         except ssl.SSLError as error:
             raise Refused(f"no TLS handshake: {plain_words(error)}") from None
-        version, cipher = self.wire.tls or ("", "")
-        self.tell("wrapped", version=version, cipher=cipher, us=round((time.perf_counter() - since) * 1e6))
+        (version, cipher), shown = self.wire.tls or ("", ""), self.wire.certificate()
+        self.tell("wrapped", version=version, cipher=cipher, us=round((time.perf_counter() - since) * 1e6),
+                  certificate=shown and distinguished_name(shown["subject"]))  # fmt: skip
 
     # ------------------------------------------------------------ parse
 
@@ -598,6 +599,7 @@ class Connection(socketserver.BaseRequestHandler):
             raise
         keep_alive(self.wire.sock, limits.ping)
         self.peer = peer
+        self.tell("upgraded", kind=self.kind.value, path=self.path)
         self.talk(app, peer)
 
     def limits_of(self, app: App | None) -> Limits:

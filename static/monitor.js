@@ -46,6 +46,15 @@ function clockTime(seconds) {
   return `${moment.toLocaleTimeString("en-GB")}.${String(moment.getMilliseconds()).padStart(3, "0")}`;
 }
 
+/** Since when: 09:41; of another day with its date, as 23 Nov, 09:41 */
+function sinceInWords(seconds, now = new Date()) {
+  const moment = new Date(seconds * 1000);
+  const clock = moment.toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" });
+  if (moment.toDateString() === now.toDateString()) return clock;
+  const year = moment.getFullYear() === now.getFullYear() ? undefined : "numeric";
+  return `${moment.toLocaleDateString("en-GB", { day: "numeric", month: "short", year })}, ${clock}`;
+}
+
 /** "TLSv1.3 TLS_AES_256_GCM_SHA384" -> "TLS 1.3, AES_256_GCM_SHA384" */
 function tlsInWords(versionAndCipher) {
   return versionAndCipher.replace("TLSv", "TLS ").replace(/ (?:TLS_)?([A-Z])/, ", $1");
@@ -58,10 +67,12 @@ class ConnectionRecord {
   constructor(id) {
     this.id = id;
     this.address = null;
+    this.since = null; // seconds since 1970
     this.head = null; // the first bytes, where they were looked at
     this.verdict = null;
     this.microseconds = null;
     this.tls = null;
+    this.certificate = null; // the client's: its subject
     this.kind = null; // ws, wss, tcp, tcps: once it talks
     this.path = null;
     this.name = null;
@@ -72,13 +83,14 @@ class ConnectionRecord {
   }
 
   /** From the snapshot: a client whose arrival we haven't seen. */
-  static ofClient({ id, kind, address, path, name, tls }) {
-    return Object.assign(new ConnectionRecord(id), { kind, address, path, name, tls });
+  static ofClient({ id, kind, address, path, name, tls, since, certificate }) {
+    return Object.assign(new ConnectionRecord(id), { kind, address, path, name, tls, since, certificate });
   }
 
   /** Take one event in. */
   take(event) {
     this.steps.push(event);
+    this.since ??= event.time;
     switch (event.step) {
       case "accepted":
         this.address = event.address;
@@ -91,6 +103,7 @@ class ConnectionRecord {
         break;
       case "wrapped":
         this.tls = `${event.version} ${event.cipher}`;
+        this.certificate = event.certificate;
         break;
       case "upgraded":
         this.talksAs(event.kind, event.path);
@@ -116,6 +129,16 @@ class ConnectionRecord {
 
   get talks() {
     return this.kind !== null;
+  }
+
+  /** Whether it shows what this window shows. It goes with who looks at it, so it is counted apart. */
+  get isWindow() {
+    return this.path === "/monitor";
+  }
+
+  /** Whether it is one that a server with --tls-only would send away. */
+  get isPlain() {
+    return !this.isWindow && (this.kind === "ws" || this.kind === "tcp");
   }
 
   /** Whether it only fetched a file, as a browser does for this page. */
@@ -198,9 +221,14 @@ class ServerModel {
     }
   }
 
-  /** Those that talk now. */
+  /** Those that talk now: plain ones, those by TLS, and windows like this one. */
   clients() {
-    return Array.from(this.records.values()).filter((record) => record.isOpen && record.talks);
+    const talking = Array.from(this.records.values()).filter((record) => record.isOpen && record.talks);
+    return {
+      plain: talking.filter((record) => record.isPlain),
+      tls: talking.filter((record) => !record.isPlain && !record.isWindow),
+      windows: talking.filter((record) => record.isWindow),
+    };
   }
 }
 
@@ -284,11 +312,19 @@ class ServerWindow {
 
   async explainFailure(url) {
     const { host, port } = this.engine;
-    const isThere = await serverAnswers(host, port);
+    const answer = await askServer(host, port);
     if (this.engine.state === "open") return;
-    const refused = "The server is there, but shows its window only to clients on its own machine, " +
-      "since it shows what users write. Open this page there, as http://127.0.0.1:…";
-    showIn(byId("monitor-trouble"), isThere ? refused : `No answer from ${url}. This window connects again by itself.`);
+    const words = answer === null ? [`No answer from ${url}. This window connects again by itself.`]
+      : OTHER_ANSWERS[answer]?.(host, port) ?? this.refusedWords(host);
+    showIn(byId("monitor-trouble"), ...words);
+  }
+
+  /** The server is there, and shows no window. From its own machine it would show one that it has. */
+  refusedWords(host) {
+    const wasStartedWith = `started with --no-monitor${PLACE.fromDisk ? ", or with --tls-only" : ""}`;
+    if (isLoopback(host)) return [`The server is there, but has no window: it was ${wasStartedWith}.`];
+    return ["The server is there, but shows its window only to clients on its own machine, since it shows what ",
+      `users write: open this page there, as http://127.0.0.1:… (Or it was ${wasStartedWith}, and has no window.)`];
   }
 
   /** The window was too slow for what happened. What it shows may be wrong now: begin anew. */
@@ -335,7 +371,7 @@ class ServerWindow {
     this.model.forgetOldAddresses();
     const { memory } = this.model;
     const list = byId("memory");
-    byId("memory-empty").hidden = memory.size > 0;
+    byId("memory-empty").hidden = memory.size > 0 || !this.model.detect; // it isn't known before a snapshot
     for (const item of list.querySelectorAll("li")) if (!memory.has(item.dataset.ip)) item.remove();
     for (const [ip, { until, seconds }] of Array.from(memory).slice(0, 50)) {
       const left = Math.max(0, until - performance.now() / 1000);
@@ -351,10 +387,13 @@ class ServerWindow {
   }
 
   drawClients() {
-    const clients = this.model.clients();
-    const shown = clients.slice(-ServerWindow.CLIENTS);
-    byId("clients-count").textContent = clients.length || "";
-    byId("clients-empty").hidden = clients.length > 0;
+    const { plain, tls, windows } = this.model.clients();
+    const count = plain.length + tls.length + windows.length;
+    const shown = [];
+    for (const group of [plain, tls, windows]) shown.push(...lastOf(group, ServerWindow.CLIENTS - shown.length));
+    byId("clients-count").textContent = count || "";
+    byId("clients-empty").hidden = count > 0;
+    showIn(byId("migration"), ...(count ? migrationInWords(plain, tls, windows) : []));
     syncList(byId("clients"), shown, this.rows, this.changed, (record, row) => this.clientRow(record, row));
   }
 
@@ -374,7 +413,8 @@ class ServerWindow {
     set("name", record.name === null ? make("span", { class: "quiet" }, roleOf(record)) : make("bdi", {}, record.name));
     set("address", record.address ?? "from before this window");
     set("path", record.path);
-    set("tls", record.tls ? tlsInWords(record.tls) : make("span", { class: "quiet" }, "no TLS"));
+    set("tls", ...(record.tls ? [tlsInWords(record.tls)] : ["no TLS, since ", timeSince(record.since)]));
+    if (record.certificate) row.querySelector("[data-column=tls]").append(" ", certificateLine(record.certificate));
     row.dataset.kind = record.kind;
     const button = row.querySelector("button");
     button?.setAttribute("aria-pressed", String(this.inspector.shows(record)));
@@ -382,7 +422,7 @@ class ServerWindow {
   }
 
   inspectButton(record) {
-    if (record.path === "/monitor") return make("span", { class: "quiet", title: "It would show itself showing itself" }, "–");
+    if (record.isWindow) return make("span", { class: "quiet", title: "It would show itself showing itself" }, "–");
     const button = make("button", { type: "button", "aria-label": `Inspect the frames of connection ${record.id}` }, "Inspect");
     button.addEventListener("click", () => {
       if (this.inspector.shows(record)) this.inspector.close();
@@ -405,7 +445,32 @@ class ServerWindow {
 
 /** What a connection without a name is for. */
 function roleOf(record) {
-  return record.path === "/monitor" ? "a server’s window" : "not logged in";
+  return record.isWindow ? "a server’s window" : "not logged in";
+}
+
+/** How far the migration to TLS has come, in one line: who would be sent away, and since when they are there. */
+function migrationInWords(plain, tls, windows) {
+  const words = ["By TLS: ", make("b", {}, tls.length), " · plain: ", make("b", {}, plain.length)];
+  if (plain.length) {
+    const first = Math.min(...plain.map(({ since }) => since));
+    words.push(plain.length > 1 ? ", the first since " : ", since ", timeSince(first));
+  }
+  if (windows.length) words.push(" ", make("span", {}, `· windows: ${windows.length}`));
+  return words;
+}
+
+function timeSince(seconds) {
+  const moment = new Date(seconds * 1000);
+  return make("time", { datetime: moment.toISOString(), title: moment.toLocaleString("en-GB") }, sinceInWords(seconds));
+}
+
+function certificateLine(subject) {
+  return make("span", { class: "certificate", title: "its subject" }, "certificate ", make("bdi", {}, subject));
+}
+
+/** The last elements of an array, at most so many. */
+function lastOf(array, most) {
+  return array.slice(Math.max(0, array.length - most));
 }
 
 /** Let an element light up for a moment. */

@@ -75,19 +75,28 @@ function isPlaceOfPage(host, port) {
 }
 
 /**
- * Ask over HTTP whether a server answers. True: it does. False: not known. A page isn't told
+ * Ask over HTTP what a server answers: a status, or null where that isn't known. A page isn't told
  * why a WebSocket failed, so this is how to tell a server that refuses from one that isn't there.
  */
-async function serverAnswers(host, port) {
-  if (!PLACE.fromDisk && !isPlaceOfPage(host, port)) return false; // a page may not ask elsewhere
+async function askServer(host, port) {
+  if (!PLACE.fromDisk && !isPlaceOfPage(host, port)) return null; // a page may not ask elsewhere
   const url = PLACE.fromDisk ? `http://${host}:${port}/` : "/";
+  const how = PLACE.fromDisk ? { mode: "no-cors" } : { redirect: "manual" };
   try {
-    await fetch(url, { method: "HEAD", mode: "no-cors", cache: "no-store", signal: AbortSignal.timeout(3000) });
-    return true;
+    const { type, status } = await fetch(url,
+      { method: "HEAD", cache: "no-store", signal: AbortSignal.timeout(3000), ...how });
+    return { opaque: 200, opaqueredirect: 308 }[type] ?? status; // of these two a page is told no status
   } catch {
-    return false;
+    return null;
   }
 }
+
+// What a status means that has nothing to do with what was asked for.
+const OTHER_ANSWERS = {
+  308: (host, port) => ["The server takes TLS alone now (--tls-only): go on at ", linkTo(`https://${host}:${port}/`)],
+  403: () => ["The server refuses what comes from this page; its log tells the reason."],
+  503: () => ["The server has no room for one more client now. This page tries again by itself."],
+};
 
 /** Show in `element` the seconds that run down to a moment, hidden from screen readers. */
 function countDown(element, milliseconds) {
@@ -278,11 +287,13 @@ class ClientHalf {
   /** A WebSocket didn't open, and the browser tells no page why. Find out what can be found out. */
   async explainFailure() {
     const { host, port, useWss, url } = this.engine;
-    const isThere = this.serverWindow.isOpenTo(host, port) || (await serverAnswers(host, port));
+    const answer = this.serverWindow.isOpenTo(host, port) ? 200 : await askServer(host, port);
     if (this.engine.state === "open" || this.engine.state === "closed") return; // meanwhile
     if (useWss) {
-      this.showTrouble(...this.failedWssWords(host, port, isThere));
-    } else if (isThere) {
+      this.showTrouble(...this.failedWssWords(host, port, answer !== null));
+    } else if (answer in OTHER_ANSWERS) {
+      this.showTrouble(...OTHER_ANSWERS[answer](host, port));
+    } else if (answer !== null) {
       this.showTrouble(...this.refusedWords(host, port));
     } else {
       this.showTrouble(`No answer from ${url}. Is the server running there? This page tries again by itself.`);

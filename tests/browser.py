@@ -26,7 +26,7 @@ from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
 PAGE_PATIENCE = 20.0  # seconds; a browser on a busy machine takes its time
-WIDE, NARROW = (1440, 900), (360, 740)
+WIDE, PHONE, NARROW = (1440, 900), (390, 844), (360, 740)
 FOREIGN = "wsdual.test"  # a name for this machine that isn't a loopback one
 
 

@@ -23,6 +23,7 @@ import wsdual
 
 COVERS = ("The problem, and two answers", "Walkthrough", "How fast", "Tests")
 MODULE = (REPO / "wsdual.py").read_text(encoding="utf-8").splitlines()
+QUOTED = ("DualServer", "Connection", "classify", "IpMemory", "check_host")  # the rest is told in words
 SCREEN = 40  # lines of a function, its docstring included
 
 
@@ -42,7 +43,42 @@ def test_what_the_walkthrough_quotes_stands_in_the_module_in_the_same_order() ->
     places = [find_quote(block.text) for block in quotes]
     assert [str(block) for block in quotes if find_quote(block.text) < 0] == []
     assert places == sorted(places)
-    assert len(places) > 10
+    parts = [node for node in ast.parse("\n".join(MODULE)).body if getattr(node, "name", None) in QUOTED]
+    for block, place in zip(quotes, places, strict=True):
+        inside = (part.lineno <= place + 1 <= (part.end_lineno or 0) for part in parts)
+        assert any(inside), f"{block}: not of a part that is quoted"
+
+
+def in_backticks() -> list[str]:
+    """What the README's text has between backticks, on one line or over two."""
+    text = re.sub(r"(?ms)^```.*?^```", "", README.read_text(encoding="utf-8"))
+    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
+
+
+def test_every_name_of_the_module_that_the_readme_uses_is_there() -> None:
+    """`DualServer.enter`, `peer.send()` and the like."""
+    owners = {"peer": wsdual.Peer} | vars(wsdual)
+    found = [re.match(r"(\w+)\.([a-z]\w*)", span) for span in in_backticks()]
+    named = {match.groups() for match in found if match and match[1] in owners}
+    assert len(named) > 15
+    source = "\n".join(MODULE)
+    missing = [f"{owner}.{name}" for owner, name in sorted(named)
+               if not hasattr(owners[owner], name) and f"self.{name}" not in source]  # fmt: skip
+    assert missing == []
+
+
+def test_every_flag_that_the_readme_names_is_there() -> None:
+    """... of wsdual.py or of cert_tool.py; some are other programs'."""
+    others = {"--cacert", "--experimental-websocket", "--use-openssl-ca", "--minutes", "--system", "--fresh"}
+    helps = [["wsdual.py"], ["cert_tool.py"], ["cert_tool.py", "authority"]]
+    told = ""
+    for command in helps:
+        told += subprocess.run(
+            [sys.executable, *command, "--help"], cwd=REPO, capture_output=True, text=True
+        ).stdout
+    flags = {flag for span in in_backticks() for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]+", span)}
+    assert len(flags) > 20
+    assert [flag for flag in sorted(flags - others) if not re.search(rf"{flag}\b", told)] == []
 
 
 def test_a_chat_login_over_wss_is_logged_as_the_walkthrough_shows(start: Callable[..., Program]) -> None:

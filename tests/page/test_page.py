@@ -7,17 +7,21 @@ import contextlib
 import random
 import re
 import socket
+import ssl
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import FOREIGN, NARROW, PAGE_PATIENCE, Page, chromium, url_of
+from browser import FOREIGN, NARROW, PAGE_PATIENCE, PHONE, Page, chromium, url_of
 from selenium import webdriver
 from selenium.webdriver.support.ui import Select
 from support import *
+
+from wsdual import App, Monitor, echo, server_context
 
 # ---------------------------------------------------------------- a browser, and what is seen in it
 
@@ -155,6 +159,137 @@ def test_who_leaves_the_page_leaves_the_room(browser: webdriver.Chrome, server: 
         assert heard(nora, "left")["name"] == "ann"
         browser.back()
         page.is_live().log_in("ann")
+
+
+# ---------------------------------------------------------------- the migration: who still comes plain
+
+
+def seen_by(watcher: WebSocket) -> dict[str, dict[str, Any]]:
+    """What a new window is told of the clients that are there: address -> client."""
+    return {client["address"]: client for client in watcher.receive_json()["clients"]}
+
+
+def address_of_client(sock: socket.socket) -> str:
+    """As the server tells it."""
+    return "{}:{}".format(*sock.getsockname())
+
+
+def row(page: Page, sock: socket.socket) -> str:
+    """Selector of the row of one of our clients in the server's window, named or not."""
+    number = page.until(lambda: page.run(
+        "return Array.from(document.querySelectorAll('#clients [data-column=address]')).find("
+        "cell => cell.innerText === arguments[0])?.parentElement.dataset.id", address_of_client(sock)
+    ), f"a row for {address_of_client(sock)}")  # fmt: skip
+    return f"#clients tr[data-id='{number}']"
+
+
+def shown_since(page: Page, selector: str) -> float:
+    """The moment that is shown there, to the millisecond."""
+    moment = "return Date.parse(document.querySelector(arguments[0]).dateTime)"
+    return float(page.run(moment, f"{selector} time")) / 1000
+
+
+def test_the_window_counts_plain_and_tls_and_tells_since_when_the_plain_ones_are_there(
+    browser: webdriver.Chrome, server: Program
+) -> None:
+    """Who was there before the window has its time from the snapshot, who comes later from the event."""
+    with contextlib.ExitStack() as clients:
+        first = clients.enter_context(WebSocket(server.address, "/echo"))
+        clients.enter_context(native(server, "tom", tls=True))
+        clients.enter_context(WebSocket(server.address, "/chat", tls=True))
+        page = Page(browser, url_of(server)).is_live()
+        watcher = clients.enter_context(WebSocket(server.address, "/monitor"))
+        since = seen_by(watcher)[address_of_client(first.sock)]["since"]
+        clock = time.strftime("%H:%M", time.localtime(since))
+        page.sees("#migration", "By TLS: 2 · plain: 1, since ", clock, "windows: 2")
+        page.sees(row(page, first.sock), "no TLS, since ", clock)
+        with native(server, "nora") as nora:
+            while (event := watcher.receive_json())["step"] != "accepted":
+                pass
+            assert event["address"] == address_of_client(nora.sock)
+            page.sees("#migration", "By TLS: 2 · plain: 2, the first since ", clock)
+            for selector, moment in {
+                "#migration": since, row(page, first.sock): since, row(page, nora.sock): event["time"]
+            }.items():  # fmt: skip
+                assert shown_since(page, selector) == pytest.approx(moment, abs=0.001), selector
+        page.sees("#migration", "plain: 1, since ")
+        first.close()
+        page.sees("#migration", "By TLS: 2 · plain: 0 · windows: 2")
+        assert "since" not in page.text("#migration")
+        assert page.complaints() == []
+
+
+def test_who_came_before_the_window_and_talks_only_now_has_a_time_too(
+    browser: webdriver.Chrome, server: Program
+) -> None:
+    """Neither a snapshot nor an event told of its arrival: the first event that the window sees counts."""
+    with connect(server.address) as sock:
+        request = upgrade_request(server.address)
+        sock.sendall(request[:40])
+        page = Page(browser, url_of(server)).is_live()
+        before = time.time()
+        sock.sendall(request[40:])
+        page.sees("#migration", "By TLS: 0 · plain: 1, since ")
+        assert before - 0.001 <= shown_since(page, "#migration") <= time.time()
+
+
+def test_a_time_of_another_day_tells_the_day(browser: webdriver.Chrome, server: Program) -> None:
+    """A client may stay for weeks."""
+    page = Page(browser, url_of(server))
+    words = """
+        const seconds = (...moment) => new Date(...moment).getTime() / 1000;
+        return sinceInWords(seconds(...arguments[0]), new Date(2026, 10, 24, 10, 0));
+    """
+    for moment, expected in {
+        (2026, 10, 24, 9, 41): "09:41",
+        (2026, 10, 24, 0, 0): "00:00",
+        (2026, 10, 23, 23, 59): "23 Nov, 23:59",
+        (2026, 9, 24, 9, 41): "24 Oct, 09:41",
+        (2025, 10, 24, 9, 41): "24 Nov 2025, 09:41",
+    }.items():
+        assert page.run(words, list(moment)) == expected
+
+
+def test_the_plain_ones_come_first_and_no_crowd_hides_them(
+    browser: webdriver.Chrome, server: Program
+) -> None:
+    """The list has an end, and those by TLS are left out of it before the plain ones are."""
+    kinds = "return Array.from(document.querySelectorAll('#clients tr'), (row) => row.dataset.kind)"
+    page = Page(browser, url_of(server)).is_live()
+    with contextlib.ExitStack() as clients:
+        for number, tls in enumerate((True, False, True, True, False)):
+            clients.enter_context(native(server, f"nora{number}", tls=tls))
+            page.client(f"nora{number}")
+        assert page.run(kinds) == ["tcp", "tcp", "tcps", "tcps", "tcps", "ws"], "the last is the window"
+        page.run("ServerWindow.CLIENTS = 3; serverWindow.draw()")
+        page.until(lambda: page.run(kinds) == ["tcp", "tcp", "tcps"], "three of them")
+        page.sees("#migration", "By TLS: 3 · plain: 2")
+
+
+def test_a_client_certificates_subject_is_shown(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    """... as text, beside what TLS agreed on, and it fits on a phone however long it is."""
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
+        "width": PHONE[0], "height": PHONE[1], "deviceScaleFactor": 1, "mobile": True})  # fmt: skip
+    ours, theirs = make_identity("localhost"), make_identity("<b>" + "ann" * 15)
+    for name, identity in {"server": ours, "ann": theirs}.items():
+        (tmp_path / f"{name}.pem").write_bytes(identity.pem())
+        (tmp_path / f"{name}.key").write_bytes(identity.key_pem())
+    cert, key, trusted = tmp_path / "server.pem", tmp_path / "server.key", tmp_path / "ann.pem"
+    settings = server_context(cert, key=key, client_ca=trusted)
+    settings.verify_mode = ssl.CERT_OPTIONAL  # so that there are others, too
+    client = any_tls()
+    client.load_cert_chain(tmp_path / "ann.pem", tmp_path / "ann.key")
+    with serving({"/echo": echo}, tls=settings, static=REPO / "static") as server:
+        server.apps["/monitor"] = App(Monitor(server), loopback_only=True)
+        address = address_of(server)
+        with WebSocket(address, tls=client) as ann, WebSocket(address, tls=True) as nobody:
+            page = Page(browser, "http://{}:{}/".format(*address)).is_live()
+            page.sees(row(page, ann.sock), "TLS 1.3", "certificate CN=\\<b\\>" + "ann" * 15)
+            page.sees(row(page, nobody.sock), "TLS 1.3")
+            assert "certificate" not in page.text(row(page, nobody.sock))
+            with WebSocket(address, tls=client) as later:
+                page.sees(row(page, later.sock), "certificate CN=")
+            assert page.run("return document.documentElement.scrollWidth") == PHONE[0]
 
 
 # ---------------------------------------------------------------- detection, seen
@@ -382,6 +517,67 @@ def test_a_page_from_elsewhere_is_refused_in_words(
     page = Page(browser, (REPO / "static" / "index.html").as_uri())
     page.connect("ann", host=FOREIGN, port=server.port)
     page.sees("#trouble", f"{FOREIGN}:{server.port} is there, but refuses this page.", "--origin")
+
+
+def test_a_server_without_a_window_is_told_in_words(
+    browser: webdriver.Chrome, start: Callable[..., Program]
+) -> None:
+    """It was started with --no-monitor; the client beside the window works all the same."""
+    page = Page(browser, url_of(start("--no-monitor")))
+    page.sees("#monitor-trouble", "The server is there, but has no window: it was started with --no-monitor.")
+    page.log_in("ann")
+    unknown = page.text("#server")
+    assert "Nobody" not in unknown and "none" not in unknown
+
+
+def test_a_full_server_is_told_in_words(browser: webdriver.Chrome, start: Callable[..., Program]) -> None:
+    """No seat is no --no-monitor: it passes."""
+    server = start("--max-clients", "20")  # a browser takes several for one page
+    page = Page(browser, url_of(server)).is_live()
+    leave_or_come_back = """
+        const { engine } = serverWindow;
+        if (engine.state === "open") engine.disconnect();
+        else if (engine.state === "closed") engine.connect();
+    """
+    with contextlib.ExitStack() as clients:
+
+        def is_told() -> bool:
+            with contextlib.suppress(AssertionError):  # until one is refused
+                while True:
+                    clients.enter_context(WebSocket(server.address))
+            page.run(leave_or_come_back)  # again where the window was quicker than the last of these
+            return "The server has no room for one more client now." in page.text("#monitor-trouble")
+
+        page.until(is_told, "no room")
+    page.is_live()
+
+
+def test_who_still_comes_by_ws_when_the_server_takes_tls_alone_is_shown_the_way(
+    browser: webdriver.Chrome, tmp_path: Path
+) -> None:
+    """A page that was open over http when the migration ended: both halves link to the one over https."""
+    with running(tmp_path) as server:
+        page = Page(browser, url_of(server)).is_live().log_in("ann")
+    page.sees("#monitor-trouble", "No answer")
+    with running(tmp_path, "--tls-only", port=server.port):
+        for trouble in ("#monitor-trouble", "#trouble"):
+            page.sees(trouble, "The server takes TLS alone now", url_of(server, "https"))
+            assert page.one(f"{trouble} a").get_attribute("href") == url_of(server, "https")
+        page = Page(browser, url_of(server, "https")).is_live().log_in("ann")
+        page.sees("#migration", "By TLS: 1 · plain: 0")
+
+
+def test_a_server_that_wants_client_certificates_now_is_told_in_words(
+    browser: webdriver.Chrome, tmp_path: Path
+) -> None:
+    """It refuses all that is plain; that it had no window would be wrong."""
+    (tmp_path / "ca.pem").write_bytes(make_identity("Room 12", authority=True).pem())
+    with running(tmp_path) as server:
+        page = Page(browser, url_of(server)).is_live().log_in("ann")
+    page.sees("#monitor-trouble", "No answer")
+    with running(tmp_path, "--client-ca", str(tmp_path / "ca.pem"), port=server.port):
+        for trouble in ("#monitor-trouble", "#trouble"):
+            page.sees(trouble, "The server refuses what comes from this page; its log tells the reason.")
 
 
 def test_a_host_that_is_none_is_said(browser: webdriver.Chrome, server: Program) -> None:

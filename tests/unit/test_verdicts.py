@@ -77,3 +77,11 @@ def test_the_memory_is_bounded_and_forgets_the_oldest_first() -> None:
     for number in range(10):
         memory.remember(f"10.0.0.{number}")
     assert [ip for ip, _ in memory.entries()] == ["10.0.0.7", "10.0.0.8", "10.0.0.9"]
+
+
+def test_ten_thousand_addresses_are_remembered_where_nothing_else_is_said() -> None:
+    """One more costs the oldest."""
+    memory = IpMemory(clock=Clock())
+    for number in range(10_001):
+        memory.remember(str(number))
+    assert not memory.knows("0") and memory.knows("1") and len(memory.entries()) == 10_000
