@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import queue
 import shutil
@@ -205,7 +206,7 @@ def page(school: School, folder: Path, asking: str) -> Iterator[tuple[str, Any]]
 def test_chromium_gives_up_a_pages_websocket_where_a_certificate_is_asked_for(
     school: School, tmp_path: Path
 ) -> None:
-    """Even where it is optional; where none is asked for, all is well."""
+    """A page from elsewhere, even where one is optional; where none is asked for, all is well."""
     from browser import chromium
 
     seen = {}
@@ -217,6 +218,66 @@ def test_chromium_gives_up_a_pages_websocket_where_a_certificate_is_asked_for(
                 driver.get(url)
                 seen[asking] = outcome()
     assert seen == {"none": Outcome("open"), "optional": Outcome("refused"), "required": Outcome("refused")}
+
+
+POLICY = """#!/bin/sh
+# Chromium with a policy of its own, which this machine's other ones don't see: it chooses by itself.
+exec unshare --mount sh -c '
+    mkdir -p /etc/chromium && mount -t tmpfs none /etc/chromium && mkdir -p /etc/chromium/policies/managed &&
+    cp FOLDER/policy.json /etc/chromium/policies/managed/ && exec CHROMIUM "$@"' sh "$@"
+"""
+OPEN = """
+const [url, done] = arguments, client = new WebSocket(url, "x");
+client.onopen = () => done("open");
+client.onerror = () => done("refused");
+"""
+
+
+def choosing_chromium(school: School, home: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A Chromium that has Ann's certificate, and shows it where it would ask its user. A context manager."""
+    import browser
+
+    mount = ["unshare", "--mount", "sh", "-c", "mkdir -p /etc/chromium && mount -t tmpfs none /etc/chromium"]
+    if not shutil.which("unshare") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no namespace to be had here for a policy of Chromium's")
+    certutil, pk12util = shutil.which("certutil"), shutil.which("pk12util")
+    if not (certutil and pk12util):
+        pytest.skip("needs certutil and pk12util")
+    (home / ".pki/nssdb").mkdir(parents=True)
+    (home / "ann.pfx").write_bytes(school.ann.pfx("secret"))
+    for command in ([certutil, "-N", "--empty-password"],
+                    [pk12util, "-i", str(home / "ann.pfx"), "-W", "secret", "-K", ""]):  # fmt: skip
+        database = ["-d", f"sql:{home}/.pki/nssdb"]
+        subprocess.run([*command, *database], check=True, capture_output=True, timeout=BROWSER_PATIENCE)
+    chosen = {"AutoSelectCertificateForUrls": ['{"pattern":"https://localhost","filter":{}}']}
+    (home / "policy.json").write_text(json.dumps(chosen))
+    script = POLICY.replace("FOLDER", str(home)).replace("CHROMIUM", str(browser.CHROMIUM))
+    (home / "chromium.sh").write_text(script)
+    (home / "chromium.sh").chmod(0o755)
+    monkeypatch.setattr(browser, "CHROMIUM", str(home / "chromium.sh"))
+    monkeypatch.setenv("HOME", str(home))
+    return browser.chromium(home / "profile", "--ignore-certificate-errors")
+
+
+def test_chromium_goes_on_where_it_has_shown_a_certificate_to_the_same_server(
+    school: School, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page that came from the server itself, or a visit there before: Chromium remembers the choice."""
+    (tmp_path / "index.html").write_text("<!doctype html><title>a page</title>")
+    files: dict[str, Any] = {"static": tmp_path, "tls": school.context("required")}
+    with keeping(**files) as (server, peers):
+        place = f"localhost:{address_of(server)[1]}"
+        with keeping(**files, origins=[f"https://{place}"]) as (other, others):
+            elsewhere = f"localhost:{address_of(other)[1]}"
+            with choosing_chromium(school, tmp_path / "home", monkeypatch) as driver:
+                driver.get(f"https://{place}/")
+                assert driver.execute_async_script(OPEN, f"wss://{place}/") == "open"
+                assert name_of(peers.get(timeout=PATIENCE).certificate) == "ann"
+                assert driver.execute_async_script(OPEN, f"wss://{elsewhere}/") == "refused"
+                driver.get(f"https://{elsewhere}/")
+                driver.get(f"https://{place}/")
+                assert driver.execute_async_script(OPEN, f"wss://{elsewhere}/") == "open"
+                assert name_of(others.get(timeout=PATIENCE).certificate) == "ann"
 
 
 PREFERENCES = """
