@@ -92,14 +92,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 try:
     import h11
     from wsproto.extensions import PerMessageDeflate
-    from wsproto.frame_protocol import (
-        Buffer,
-        CloseReason,
-        FrameProtocol,
-        Opcode,
-        ParseFailed,
-        RsvBits,
-    )
+    from wsproto.frame_protocol import Buffer, CloseReason, FrameProtocol, Opcode, ParseFailed, RsvBits
     from wsproto.utilities import generate_accept_token
 except ImportError as missing:
     if __name__ != "__main__":
@@ -256,15 +249,14 @@ class DualServer(socketserver.ThreadingTCPServer):
         self.handshakes = threading.Semaphore(HANDSHAKES)
         self._room = threading.Semaphore(self.limits.clients + DOORMEN)
         self._accepted: queue.SimpleQueue[tuple[socket.socket, Any]] = queue.SimpleQueue()
-        self._idle = 0  # threads that wait for one of these, guarded as well by:
+        self._idle = threading.Semaphore(0)  # threads that wait for one of these
         self._left = threading.Condition()  # guards the register, which is the next three
         self._connections: dict[int, Connection] = {}
         self._seated: Counter[str] = Counter()  # network -> its connections that have a seat
-        self._seats, self._last_id, self._ending = self.limits.clients, 0, False
+        self._last_id, self._ending = 0, False
         self._warned = Deadline(0)
-        if address[0]:
-            families = {entry[0] for entry in socket.getaddrinfo(address[0], None)}
-            self.address_family = socket.AF_INET if socket.AF_INET in families else socket.AF_INET6
+        if all(entry[0] == socket.AF_INET6 for entry in socket.getaddrinfo(address[0] or "0.0.0.0", None)):
+            self.address_family = socket.AF_INET6
         super().__init__(address, Connection)
 
     def server_bind(self) -> None:
@@ -272,11 +264,6 @@ class DualServer(socketserver.ThreadingTCPServer):
         if self.address_family == socket.AF_INET6:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         super().server_bind()
-
-    def serve_forever(self, poll_interval: float = 0.5) -> None:
-        """Accept connections, until shutdown() or an exception in service_actions()."""
-        self.drainer.start()
-        super().serve_forever(poll_interval)
 
     def get_request(self) -> tuple[socket.socket, Any]:
         """Accept one connection. Out of descriptors or memory: wait a little, don't spin."""
@@ -299,9 +286,7 @@ class DualServer(socketserver.ThreadingTCPServer):
             return self.shutdown_request(own)
         try:
             self.drainer.start()
-            with self._left:
-                idle, self._idle = self._idle > 0, max(0, self._idle - 1)
-            if not idle:
+            if not self._idle.acquire(blocking=False):
                 threading.Thread(target=self._serve_connections, daemon=True).start()
             self._accepted.put((own, client_address))
         except (RuntimeError, MemoryError):
@@ -316,32 +301,28 @@ class DualServer(socketserver.ThreadingTCPServer):
             try:
                 request, client_address = self._accepted.get(timeout=1.0)
             except queue.Empty:
-                with self._left:
-                    if not self._idle:
-                        continue  # there is one for this thread, just now
-                    self._idle -= 1
+                if self._idle.acquire(blocking=False):
                     return
+                continue  # there is one for this thread, just now
             try:
                 self.process_request_thread(request, client_address)
             finally:
                 self._room.release()
-            with self._left:
-                self._idle += 1
+            self._idle.release()
 
     def enter(self, connection: Connection) -> None:
         """Enter a connection in the register, with a number, and with a seat where there is one."""
         network = network_of(connection.address[0])
         with self._left:
             if self._ending:
-                connection.cut_off()
-            if not self._seats:
+                connection.end(goodbye=False)
+            if self._seated.total() >= self.limits.clients:
                 connection.crowd = "too many clients, try later"
             elif self._seated[network] >= (self.limits.per_address or self.limits.clients):
                 connection.crowd = "too many connections from your address, try later"
             else:
-                self._seats, self._seated[network] = self._seats - 1, self._seated[network] + 1
-            self._last_id += 1
-            connection.id = self._last_id
+                self._seated[network] += 1
+            connection.id = self._last_id = self._last_id + 1
             self._connections[connection.id] = connection
 
     def leave(self, connection: Connection) -> None:
@@ -349,7 +330,7 @@ class DualServer(socketserver.ThreadingTCPServer):
         network = network_of(connection.address[0])
         with self._left:
             if not connection.crowd:
-                self._seats, self._seated[network] = self._seats + 1, self._seated[network] - 1
+                self._seated[network] -= 1
             if not self._seated[network]:
                 del self._seated[network]
             del self._connections[connection.id]
@@ -381,9 +362,9 @@ class DualServer(socketserver.ThreadingTCPServer):
         super().server_close()
         with self._left:
             self._ending = True
-        for end, seconds in ((Connection.go_away, self.limits.closing + 0.5), (Connection.cut_off, 1.0)):
+        for goodbye, seconds in ((True, self.limits.closing + 0.5), (False, 1.0)):
             for connection in self.everyone():
-                end(connection)
+                connection.end(goodbye)
             with self._left:
                 if self._left.wait_for(lambda: not self._connections, seconds):
                     break
@@ -449,18 +430,14 @@ class Connection(socketserver.BaseRequestHandler):
             except Exception:
                 log.exception("an observer failed")
 
-    def go_away(self) -> None:
-        """End this connection, as the server ends. Any thread may call it."""
+    def end(self, goodbye: bool) -> None:
+        """End this connection, since the server ends. Any thread may. Args: goodbye, or without a word."""
         with self.wire.lock:
             peer = self.peer
-        if peer is None:
-            self.cut_off()
-        else:
+        if peer and goodbye:
             peer.say_goodbye(1001, "the server is going away")
-
-    def cut_off(self) -> None:
-        """End this connection without a word. Any thread may call it."""
-        self.wire.drop("the server ended")
+        else:
+            self.wire.drop("the server ended")
 
     def admit(self, request: Request | None = None) -> None:
         """Raise Refused for whom the server won't serve, however well they ask."""
@@ -474,8 +451,6 @@ class Connection(socketserver.BaseRequestHandler):
             raise Refused("this server wants a client certificate: use TLS (https or wss)", 403)
         if self.server.tls_only:
             raise use_tls(request, plain_address(self.wire.sock.getsockname()))
-
-    # ------------------------------------------------------------ detect
 
     def detect(self) -> Verdict:
         """Say what the client speaks, by the server's method. May be overridden."""
@@ -515,8 +490,6 @@ class Connection(socketserver.BaseRequestHandler):
         self.tell("remembered", ip=self.address[0], seconds=self.server.memory.seconds)
         return Refused(f"{why}: the address is remembered, next time TLS is tried")
 
-    # ------------------------------------------------------------ wrap
-
     def wrap(self) -> None:
         """Speak TLS from here on."""
         if self.server.tls is None:
@@ -531,8 +504,6 @@ class Connection(socketserver.BaseRequestHandler):
         (version, cipher), shown = self.wire.tls or ("", ""), self.wire.certificate()
         self.tell("wrapped", version=version, cipher=cipher, us=round((time.perf_counter() - since) * 1e6),
                   certificate=shown and distinguished_name(shown["subject"]))  # fmt: skip
-
-    # ------------------------------------------------------------ parse
 
     def serve_http(self) -> None:
         """Answer one request: an upgrade to WebSocket, a file, or an error. (RFC 9112)"""
@@ -560,7 +531,13 @@ class Connection(socketserver.BaseRequestHandler):
         if app.loopback_only and not (request.local and is_loopback(request.host)):
             raise Refused("only for clients on this machine", 403)
         check_origin(request, self.server.origins)
-        self.verify(request)
+        try:
+            self.server.verify_upgrade(request)
+        except Refused:
+            raise
+        except BaseException:  # a fault of its own; SystemExit too
+            log.exception("verify_upgrade failed, with %s", host_port(*self.address))
+            raise Refused("the server failed to decide", 500) from None
         self.kind, self.path = Kind.WSS if self.wire.tls else Kind.WS, request.path
         deflate = agree_on_deflate(",".join(request.all("Sec-WebSocket-Extensions"))) if app.deflate else ""
         offered = [name.strip() for name in ",".join(request.all("Sec-WebSocket-Protocol")).split(",")]
@@ -568,21 +545,10 @@ class Connection(socketserver.BaseRequestHandler):
         peer = Peer(self, Frames(limits, deflate), limits)
         peer.request, peer.subprotocol = request, next((n for n in app.subprotocols if n in offered), None)
         switching = http.switching(request, deflate, peer.subprotocol)
-        with self.wire.lock:  # from this answer on go_away() says goodbye in a frame
+        with self.wire.lock:  # from this answer on end() says goodbye in a frame
             self.wire.put(switching)
             self.peer = peer
-        self.tell("upgraded", kind=self.kind.value, path=self.path)
         self.talk(app, peer)
-
-    def verify(self, request: Request) -> None:
-        """Ask the server's own verify_upgrade. What it raises beside Refused is a fault of its own."""
-        try:
-            self.server.verify_upgrade(request)
-        except Refused:
-            raise
-        except BaseException:  # SystemExit too
-            log.exception("verify_upgrade failed, with %s", host_port(*self.address))
-            raise Refused("the server failed to decide", 500) from None
 
     def serve_native(self) -> None:
         """Talk to a native client: the first line comes within the deadline."""
@@ -599,7 +565,6 @@ class Connection(socketserver.BaseRequestHandler):
             raise
         keep_alive(self.wire.sock, limits.ping)
         self.peer = peer
-        self.tell("upgraded", kind=self.kind.value, path=self.path)
         self.talk(app, peer)
 
     def limits_of(self, app: App | None) -> Limits:
@@ -607,10 +572,9 @@ class Connection(socketserver.BaseRequestHandler):
         limits = self.server.limits
         return replace(limits, message=app.message) if app and app.message is not None else limits
 
-    # ------------------------------------------------------------ talk
-
     def talk(self, app: App, peer: Peer) -> None:
         """Run the application to its end, then close."""
+        self.tell("upgraded", kind=peer.kind, path=peer.path)
         self.wire.block(peer.limits.ping / 2)
         try:
             app.serve(peer)
@@ -626,17 +590,13 @@ class Connection(socketserver.BaseRequestHandler):
 
 def plain_address(address: Sequence[Any]) -> tuple[str, int]:
     """(ip, port) of a socket's address, an IPv4-mapped IPv6 one as the IPv4 one that it is."""
-    if ":" not in address[0]:
-        return address[0], address[1]
-    ip = ipaddress.IPv6Address(address[0])
-    return str(ip.ipv4_mapped or ip), address[1]
+    ip = ipaddress.ip_address(address[0])
+    return str(getattr(ip, "ipv4_mapped", None) or ip), address[1]
 
 
 def network_of(ip: str) -> str:
     """Whose connections count together: an IPv4 address alone, of IPv6 the 64 bits that one customer gets."""
-    if ":" not in ip:
-        return ip
-    return str(ipaddress.ip_network((ip.partition("%")[0], 64), strict=False))
+    return str(ipaddress.ip_network((ip.partition("%")[0], 64), strict=False)) if ":" in ip else ip
 
 
 def host_port(host: str, port: int) -> str:
