@@ -1553,7 +1553,6 @@ class Bounds(PerMessageDeflate):
         self._in_control_frame = opcode >= Opcode.CLOSE
         begins = opcode in (Opcode.TEXT, Opcode.BINARY)
         if begins:
-            self._size = self._before = self._empty = 0
             self._compressed = self._deflate and rsv.rsv1
             if self._compressed and self._inflater is None:
                 self._inflater = zlib.decompressobj(-self.client_max_window_bits)
@@ -1591,11 +1590,16 @@ class Bounds(PerMessageDeflate):
         self._before = self._size
         if self._empty > EMPTY_FRAMES:
             return CloseReason.MESSAGE_TOO_BIG
-        if not (fin and self._compressed):
+        if not fin:
             return None
-        last = b"" if self._inflater.eof else self._inflate(b"\0\0\xff\xff")  # which the client left out
-        if self._inflater.eof or self.client_no_context_takeover:
-            self._inflater = None  # the next message begins anew (sections 7.2.3.5 and 7.1.1)
+        last: bytes | CloseReason = b""
+        if self._compressed:
+            if not self._inflater.eof:
+                last = self._inflate(b"\0\0\xff\xff")  # which the client left out
+            if self._inflater.eof or self.client_no_context_takeover:
+                self._inflater = None  # the next message begins anew (sections 7.2.3.5 and 7.1.1)
+        self._size = self._before = self._empty = 0
+        self._compressed = False
         return last
 
 

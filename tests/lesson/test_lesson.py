@@ -67,6 +67,17 @@ def test_every_name_of_the_module_that_the_readme_uses_is_there() -> None:
     assert missing == []
 
 
+def test_every_function_and_class_that_the_walkthrough_names_is_there() -> None:
+    """`serve_http`, `IpMemory`, `bare_context`: as a definition in the module."""
+    story = README.read_text(encoding="utf-8").split("\n## Walkthrough\n")[1].split("\n## ")[0]
+    story = re.sub(r"(?ms)^```.*?^```", "", story)
+    named = set(re.findall(r"`(?:\w+\.)?([a-z]+_\w+|[A-Z]\w+[a-z])`", story))
+    assert len(named) > 15
+    source = "\n".join(MODULE)
+    ours = sorted(named - {"SSLSocket"})
+    assert [name for name in ours if not re.search(rf"(def|class) {name}\b", source)] == []
+
+
 def test_every_flag_that_the_readme_names_is_there() -> None:
     """... of wsdual.py or of cert_tool.py; some are other programs'."""
     others = {"--cacert", "--experimental-websocket", "--use-openssl-ca", "--minutes", "--system", "--fresh"}
@@ -88,7 +99,7 @@ def test_a_chat_login_over_wss_is_logged_as_the_walkthrough_shows(start: Callabl
     with WebSocket(server.address, "/chat", tls=True) as client:
         client.send({"type": "login", "name": "ann"})
         assert client.receive_json()["type"] == "welcome"
-        client.sock.sendall(bytes.fromhex("888200000000" "03e8"))
+        client.sock.sendall(bytes.fromhex("88820000000003e8"))
         assert client.receive_close()[0] == 1000
         assert closed(client.sock)
     server.end()

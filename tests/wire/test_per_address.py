@@ -119,9 +119,9 @@ def test_an_ipv4_address_counts_as_one_whatever_the_servers_family_is() -> None:
 
 def test_one_address_that_comes_again_and_again_keeps_nobody_out() -> None:
     """Each connection too many has a second to speak, and a thread: that isn't to be had for all of them."""
-    with serving({"/echo": echo}, limits=Limits(clients=10, per_address=2)) as server:
+    with serving({"/echo": echo}, limits=Limits(clients=100, per_address=2)) as server:
         with contextlib.ExitStack() as stack:
-            for _ in range(150):
+            for _ in range(500):
                 with contextlib.suppress(OSError):  # turned away at once
                     stack.enter_context(connect(address_of(server), source="127.0.0.2"))
             for source in ("127.0.0.3", "127.0.0.4", "127.0.0.5"):
