@@ -173,7 +173,7 @@ class Refused(Exception):
 
 
 class PeerGone(ConnectionError):
-    """Peer.send, in the peer's own thread: the client has closed, or was dropped. No need to catch it."""
+    """Raised by Peer.send in the peer's own thread: the client is gone. An application needn't catch it."""
 
 
 @dataclass(frozen=True)
@@ -208,8 +208,8 @@ class DualServer(socketserver.ThreadingTCPServer):
         address: (host, port); host "" is all of IPv4, "::" all of both; port 0: any free one.
         apps: path -> application, for WebSockets; "/" also takes native clients. Any other path that ends
             in a slash takes all that is below it; the longest wins.
-        tls: an SSLContext, or None for plain only. New connections take whatever it is replaced by. One that
-            requires client certificates refuses plain connections.
+        tls: an SSLContext, or None for plain only; it may be replaced while the server runs. Where it
+            requires client certificates, plain connections are refused.
         detect: "peek", or "trial" for the article's method.
         memory: seconds that an address is remembered.
         limits: see Limits.
@@ -226,9 +226,8 @@ class DualServer(socketserver.ThreadingTCPServer):
 
     def __init__(
         self, address: tuple[str, int], apps: Mapping[str, App | Callable[[Peer], object]], *,
-        tls: ssl.SSLContext | None = None, detect: str = "peek", memory: float = 6.0,
+        tls: ssl.SSLContext | None = None, detect: str = "peek", memory: float = 6.0, tls_only: bool = False,
         limits: Limits | None = None, origins: Iterable[str] = (), static: File | None = None,
-        tls_only: bool = False,
     ) -> None:  # fmt: skip
         if detect not in ("peek", "trial"):
             raise ValueError(f"detect is 'peek' or 'trial', not {detect!r}")
@@ -761,9 +760,9 @@ def tool_for_pfx(name: str) -> Any:
 class Request:
     """An HTTP request's head.
 
-    Attributes: method; version; target, path and query as written; path, decoded; query; authority, the host
-    and port asked for, in lower case; host, without the port; origin, of a browser's page, or None; address,
-    (ip, port) of the client; local, whether it is on this machine; tls, (version, cipher) or None;
+    Attributes: method; version; headers; target, path and query as written; path, decoded; query; authority,
+    the host and port asked for, in lower case; host, without the port; origin, of a browser's page, or None;
+    address, (ip, port) of the client; local, whether it is on this machine; tls, (version, cipher) or None;
     certificate, the client's, as getpeercert() tells it, or None. Raises Refused for what can't be served: a
     version, a target, a Host (RFC 9112 sections 2.3, 3).
     """
@@ -772,9 +771,9 @@ class Request:
         self.method, self.version = event.method.decode(), event.http_version.decode()
         self.address, self.local = address, is_loopback(address[0])
         self.tls, self.certificate = wire.tls, wire.certificate()
-        self._event, self._fields = event, dict[str, list[str]]()
-        for name, value in event.headers:  # h11 has the names in lower case
-            self._fields.setdefault(name.decode(), []).append(value.decode("latin-1"))
+        self.headers = HTTPMessage()
+        for name, value in event.headers.raw_items():
+            self.headers[name.decode()] = value.decode("latin-1")
         if not self.version.startswith("1."):
             raise Refused("this server speaks HTTP/1.1", 505)
         # Other methods may have targets of other forms. None of them is served.
@@ -788,14 +787,6 @@ class Request:
             self.host = split_port(self.authority)[0] if authority or self.all("Host") else ""
         except ValueError:
             raise Refused("a bad Host header") from None
-
-    @functools.cached_property
-    def headers(self) -> HTTPMessage:
-        """All of them, in their order."""
-        headers = HTTPMessage()
-        for name, value in self._event.headers.raw_items():
-            headers[name.decode()] = value.decode("latin-1")
-        return headers
 
     @property
     def parameters(self) -> dict[str, list[str]]:
@@ -811,7 +802,7 @@ class Request:
 
     def all(self, name: str) -> list[str]:
         """The values of a header."""
-        return self._fields.get(name.lower(), [])
+        return self.headers.get_all(name, [])
 
     def one(self, name: str) -> str:
         """The value of a header that has to stand there once. Raises Refused."""
@@ -826,8 +817,8 @@ class Request:
 
 
 def split_target(target: str) -> tuple[str, str]:
-    """Authority ("" in the usual form) of a request's target, and its path with the query, as written. Raises
-    Refused. (RFC 9112 section 3.2: servers must accept the absolute form too)"""
+    """Split a request's target: its authority, "" in the usual form, and the rest as written. Raises Refused.
+    (RFC 9112 section 3.2: servers must accept the absolute form too)"""
     if target.startswith("/"):
         return "", target
     match = re.fullmatch(r"(?:http|ws)s?://([^/?#]+)(/[^?#]*)?(.*)", target, re.IGNORECASE)
@@ -965,8 +956,7 @@ class Exchange:
             try:
                 event = self._http.next_event()
             except h11.RemoteProtocolError as error:
-                words = str(error).partition(": bytearray(")[0]
-                raise Refused(words, error.error_status_hint) from None
+                raise Refused(str(error).partition(": bytearray(")[0], error.error_status_hint) from None
             if isinstance(event, h11.Request):
                 self._has_body = event.method != b"HEAD"
                 return event
