@@ -1027,6 +1027,7 @@ class Exchange:
 
 # ================================================================ 6. talk: the wire
 
+LONGEST = 86400.0  # seconds: poll takes no more than 2^31 ms, and an infinite patience should do no harm
 READABLE, WRITABLE = getattr(select, "POLLIN", 1), getattr(select, "POLLOUT", 4)
 DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)  # Windows has none
 Waiter = Callable[[float], object]
@@ -1038,9 +1039,9 @@ def waiter(sock: socket.socket, event: int) -> Waiter:
     if hasattr(select, "poll"):
         poller = select.poll()
         poller.register(sock, event)
-        return lambda seconds: poller.poll(math.ceil(seconds * 1000))
+        return lambda seconds: poller.poll(math.ceil(min(seconds, LONGEST) * 1000))
     lists = ([sock], []) if event == READABLE else ([], [sock])  # Windows
-    return lambda seconds: any(select.select(*lists, [], seconds))
+    return lambda seconds: any(select.select(*lists, [], min(seconds, LONGEST)))
 
 
 class State(IntEnum):
@@ -1075,7 +1076,7 @@ class Wire:
         self.state, self.why = State.OPEN, ""  # why it ended
         self.backlog = bytearray()  # what the client has still to take
         self.tls: tuple[str, str] | None = None  # version, cipher
-        self.tap: Callable[[str, bytes], None] | None = None  # sees every byte, where somebody watches
+        self.tap: Callable[[str, Bytes], None] | None = None  # sees every byte, where somebody watches
         self._drainer = drainer
         self._readable = waiter(sock, READABLE)  # made once: that saves a tenth of a small echo
         self._ahead = b""  # received, but not yet asked for
@@ -1141,6 +1142,7 @@ class Wire:
         """Let receive() wait inside recv() for so long at most, where it has more time than that. For a plain
         socket alone, where a send in another thread doesn't mind: one system call less for each message."""
         if self.tls is None and DONTWAIT:
+            seconds = min(seconds, LONGEST)
             timeout = struct.pack("ll", *divmod(max(1, int(seconds * 1e6)), 10**6))  # 0 would be for ever
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
             self.sock.setblocking(True)
@@ -1227,7 +1229,7 @@ class Wire:
         if self.state is not State.OPEN:
             return
         if tap := self.tap:
-            tap("server", bytes(data))
+            tap("server", data)
         waiting = len(self.backlog)
         if not (waiting or more):
             sent = self._send(data)
@@ -1469,7 +1471,8 @@ class Frames:
                 if opcode is Opcode.PING:
                     yield Answer(self._wsproto.pong(payload))  # type: ignore[arg-type]
                 elif opcode < Opcode.CLOSE:
-                    self._pieces.append(payload)
+                    if payload or not self._pieces:  # compressed bytes without end may inflate to nothing
+                        self._pieces.append(payload)
                     in_message = not finished
                     if finished:
                         pieces, self._pieces = self._pieces, []
@@ -1650,7 +1653,7 @@ def keep_alive(sock: socket.socket, seconds: float) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in ((idle, seconds), ("TCP_KEEPINTVL", seconds / 4), ("TCP_KEEPCNT", 4)):
             if hasattr(socket, name):
-                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), max(1, int(value)))
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), max(1, int(min(value, 32767))))
 
 
 # ================================================================ 6. talk: the peer
@@ -1718,6 +1721,8 @@ class Peer:
             if isinstance(event, Answer):
                 self._make_room()
                 self._post(event.data, more=self._following is not None)
+                if self._following is None and deadline and not deadline.left():
+                    raise TimeoutError  # pings without a pause don't hold it
             elif isinstance(event, Goodbye):
                 if event.fault:
                     self.tell("refused", why=event.reason)
@@ -1734,6 +1739,8 @@ class Peer:
                 return None
             self._arrived = self.codec.receive(data)
             self._following = next(self._arrived, None)
+            if self._following is None and deadline and not deadline.left():
+                raise TimeoutError
         event, self._following = self._following, next(self._arrived, None)
         return event
 
@@ -1792,14 +1799,15 @@ class Peer:
         waits: a client whose backlog is full is dropped. Raises ValueError for a newline to a native client.
         """
         if threading.current_thread() is not self.thread:
-            return self._post(message, encode=True)
+            return self._post(self.codec.plain(message))
         self._make_room()
-        if not self._post(message, encode=True, more=self._in_loop and self._following is not None):
+        # Compressed with no lock held, since that takes long: so in this thread only.
+        if not self._post(self.codec.encode(message), self._in_loop and self._following is not None):
             raise PeerGone(self.wire.why if self.wire.ended else "closed")
         return True
 
-    def _post(self, message: Any, *, encode: bool = False, more: bool = False) -> bool:
-        """Send a message, or bytes that are ready, and never wait. more: as for Wire.put."""
+    def _post(self, data: Bytes, more: bool = False) -> bool:
+        """Send bytes that are ready, and never wait. more: as for Wire.put."""
         wire = self.wire
         with wire.lock:
             if len(wire.backlog) > self._most.backlog:
@@ -1807,7 +1815,7 @@ class Peer:
             if self._goodbye or wire.state is not State.OPEN:
                 self._note_end()
                 return False
-            wire.put(self.codec.encode(message) if encode else message, more)
+            wire.put(data, more)
             return True
 
     def _make_room(self) -> None:
@@ -1834,9 +1842,10 @@ class Peer:
         with self.wire.lock:
             said = self._goodbye is not None
             if not said:
+                last = self.codec.goodbye(code, reason)  # ValueError for half a surrogate: nothing was said
                 by = "the client" if answer else "the server"
                 self.ended = self.ended or {"code": code, "why": reason or f"closed by {by}"}
-                self.wire.put(self.codec.goodbye(code, reason))
+                self.wire.put(last)
             if answer or not said:
                 wait = self.codec.answers_goodbye and not answer
                 self._goodbye = Deadline(self.limits.closing if wait else 0)
@@ -2094,7 +2103,9 @@ class Monitor:
         for connection in self._server.everyone():
             if connection.id == number and connection.peer and connection.peer not in self._missed:
                 self._watched.setdefault(number, (connection, set()))[1].add(peer)
-                connection.wire.tap = lambda sender, data: self._later(self._show, number, (sender, data))
+                connection.wire.tap = lambda sender, data: self._later(
+                    self._show, number, (sender, bytes(data[: self.SHOWN]), len(data))
+                )
                 return
         peer.send(say("error", reason=f"no connection {number} that can be watched"))
 
@@ -2105,9 +2116,9 @@ class Monitor:
             connection.wire.tap = None
             del self._watched[number]
 
-    def _show(self, number: int, chunk: tuple[str, bytes]) -> None:
-        sender, data = chunk
-        shown = {"bytes": data[: self.SHOWN].hex(), "more": max(0, len(data) - self.SHOWN)}
+    def _show(self, number: int, chunk: tuple[str, bytes, int]) -> None:
+        sender, data, size = chunk
+        shown = {"bytes": data.hex(), "more": size - len(data)}
         event = {"type": "bytes", "id": number, "time": time.time(), "from": sender, **shown}
         self._pass_on(event, self._watched[number][1] if number in self._watched else ())
 
