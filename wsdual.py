@@ -56,7 +56,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
-import functools
 import getpass
 import ipaddress
 import json
@@ -164,8 +163,7 @@ class Deadline:
 
 
 class Refused(Exception):
-    """The server won't go on with this client. Args: why, a sentence for the client and the log; status, for
-    those who speak HTTP; headers to go with it."""
+    """This client isn't served. Args: why, for it and the log; status and headers, where it speaks HTTP."""
 
     def __init__(self, why: str, status: int = 400, headers: Sequence[tuple[str, str]] = ()) -> None:
         super().__init__(why)
@@ -205,19 +203,17 @@ class DualServer(socketserver.ThreadingTCPServer):
     """A ThreadingTCPServer whose one port answers all six kinds of connection.
 
     Args:
-        address: (host, port); host "" is all of IPv4, "::" all of both; port 0: any free one.
+        address: (host, port); "" is all of IPv4, "::" all of both; port 0: any free one.
         apps: path -> application, for WebSockets; "/" also takes native clients. Any other path that ends
             in a slash takes all that is below it; the longest wins.
         tls: an SSLContext, or None for plain only; it may be replaced while the server runs. Where it
             requires client certificates, plain connections are refused.
-        detect: "peek", or "trial" for the article's method.
-        memory: seconds that an address is remembered.
+        detect: "peek", or "trial" for the article's method; memory: seconds that an address is remembered.
         limits: see Limits.
         origins: foreign ones whose pages may connect, as "https://example.com". Where there are any, their
             hosts are the only ones that may be asked for (loopback aside).
         static: a folder whose files are served to HTTP, or None.
         tls_only: send plain HTTP to https, and refuse plain WebSockets and lines.
-
     Raises OSError where it can't listen, ValueError for arguments that make no sense.
     """
 
@@ -270,8 +266,7 @@ class DualServer(socketserver.ThreadingTCPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Start the connection's thread; where there are too many already, turn it away at once."""
-        # The thread gets the descriptor. Here an empty shell stays, which the accept loop may close, as it
-        # does when Ctrl-C strikes at this very moment.
+        # An empty shell stays in request: the accept loop closes that if Ctrl-C strikes at this very moment.
         own = socket.socket(request.family, request.type, request.proto, request.detach())
         if not self._room.acquire(blocking=False):
             return self.shutdown_request(own)
@@ -335,7 +330,7 @@ class DualServer(socketserver.ThreadingTCPServer):
 
     def verify_upgrade(self, request: Request) -> None:
         """Raise Refused for a WebSocket that may not come in. May be overridden. Called in the connection's
-        thread, after all other checks; the request becomes peer.request. Native clients send none."""
+        thread, after all other checks; request becomes peer.request. Native clients aren't asked."""
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log the traceback of a fault of this module's own. May be overridden."""
@@ -350,8 +345,7 @@ class DualServer(socketserver.ThreadingTCPServer):
             for connection in self.everyone():
                 connection.end(goodbye)
             with self._left:
-                if self._left.wait_for(lambda: not self._connections, seconds):
-                    break
+                self._left.wait_for(lambda: not self._connections, seconds)
         self.drainer.stop()
 
 
@@ -588,12 +582,11 @@ def host_port(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host.strip("[]") and host[0] != "[" else f"{host}:{port}"
 
 
-@functools.lru_cache(1000)
 def is_loopback(host: str) -> bool:
     """Say whether a host name or address is this machine's own by its name: no look-up."""
     with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    return host == "localhost"
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    return False
 
 
 def plain_words(error: OSError) -> str:
