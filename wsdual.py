@@ -53,30 +53,11 @@ The words for an ending:
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import errno
-import getpass
-import ipaddress
-import json
-import logging
-import math
-import os
-import queue
-import re
-import secrets
-import select
-import selectors
-import signal
-import socket
-import socketserver
-import ssl
-import struct
-import sys
-import tempfile
-import threading
-import time
-import zlib
+# isort: off
+import argparse, contextlib, errno, getpass, ipaddress, json, logging, math, os, queue, re  # noqa: E401
+import secrets, select, selectors, signal, socket, socketserver, ssl, struct, sys  # noqa: E401
+import tempfile, threading, time, zlib  # noqa: E401
+# isort: on
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -214,7 +195,7 @@ class DualServer(socketserver.ThreadingTCPServer):
             hosts are the only ones that may be asked for (loopback aside).
         static: a folder whose files are served to HTTP, or None.
         tls_only: send plain HTTP to https, and refuse plain WebSockets and lines.
-    Raises OSError where it can't listen, ValueError for arguments that make no sense.
+    Raises OSError where it can't listen, ValueError for another detect, and for tls_only without tls.
     """
 
     allow_reuse_address = os.name == "posix"  # on Windows it lets two servers share a port
