@@ -53,11 +53,8 @@ The words for an ending:
 
 from __future__ import annotations
 
-# isort: off
-import argparse, contextlib, errno, getpass, ipaddress, json, logging, math, os, queue, re  # noqa: E401
-import secrets, select, selectors, signal, socket, socketserver, ssl, struct, sys  # noqa: E401
-import tempfile, threading, time, zlib  # noqa: E401
-# isort: on
+import argparse, contextlib, errno, getpass, ipaddress, json, logging, math, os, queue, re, secrets, select
+import selectors, signal, socket, socketserver, ssl, struct, sys, tempfile, threading, time, traceback, zlib
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -82,6 +79,21 @@ __all__ = ["App", "DualServer", "IpMemory", "Kind", "Limits", "Peer", "PeerGone"
            "broadcast", "classify", "echo", "server_context"]  # fmt: skip
 
 log = logging.getLogger("wsdual")
+
+
+def escape_record(record: logging.LogRecord) -> bool:
+    """A filter of the log: what a client wrote (a path, what an exception quotes) sends no commands to a
+    terminal, and makes no line that looks like one of the server's."""
+    text = record.getMessage()
+    if record.exc_info:
+        text += "\n" + "".join(traceback.format_exception(*record.exc_info)).rstrip()  # type: ignore[arg-type]
+    lines = text.replace("\n", "\n    ")
+    record.msg = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in lines)
+    record.args, record.exc_info = None, None
+    return True
+
+
+log.addFilter(escape_record)
 
 
 # ================================================================ what there is, how much
@@ -221,6 +233,7 @@ class DualServer(socketserver.ThreadingTCPServer):
         self._idle = threading.Semaphore(0)  # threads that wait for one of these
         self._left = threading.Condition()  # guards the register, which is the next two lines
         self._connections, self._last_id, self._ending = dict[int, Connection](), 0, False
+        self._seats = self.limits.clients
         self._seated = Counter[str]()  # network -> its connections that have a seat
         self._warned = Deadline(0)
         if all(entry[0] == socket.AF_INET6 for entry in socket.getaddrinfo(address[0] or "0.0.0.0", None)):
@@ -281,12 +294,15 @@ class DualServer(socketserver.ThreadingTCPServer):
         with self._left:
             if self._ending:
                 connection.end(goodbye=False)
-            if self._seated.total() >= self.limits.clients:
+            if not self._seats:
                 connection.crowd = "too many clients, try later"
             elif self._seated[connection.network] >= (self.limits.per_address or self.limits.clients):
                 connection.crowd = "too many connections from your address, try later"
             else:
+                self._seats -= 1
                 self._seated[connection.network] += 1
+            if connection.crowd and len(self._connections) + self._seats >= self.limits.clients + DOORMEN:
+                connection.end(goodbye=False)  # there are enough already who wait to hear it
             connection.id = self._last_id = self._last_id + 1
             self._connections[connection.id] = connection
 
@@ -294,7 +310,10 @@ class DualServer(socketserver.ThreadingTCPServer):
         """Strike a connection off the register."""
         with self._left:
             if not connection.crowd:
-                self._seated -= Counter([connection.network])  # and what comes to 0 is forgotten
+                self._seats += 1
+                self._seated[connection.network] -= 1
+            if not self._seated[connection.network]:
+                del self._seated[connection.network]
             del self._connections[connection.id]
             self._left.notify_all()
 
@@ -407,10 +426,10 @@ class Connection(socketserver.BaseRequestHandler):
             check_host(request, self.server.origins)
         if self.wire.tls or self.server.tls is None:
             return
-        if self.server.tls.verify_mode is ssl.CERT_REQUIRED:
-            raise Refused("this server wants a client certificate: use TLS (https or wss)", 403)
         if self.server.tls_only:
             raise use_tls(request, plain_address(self.wire.sock.getsockname()))
+        if self.server.tls.verify_mode is ssl.CERT_REQUIRED:
+            raise Refused("this server wants a client certificate: use TLS (https or wss)", 403)
 
     def detect(self) -> Verdict:
         """Say what the client speaks, by the server's method. May be overridden."""
@@ -804,7 +823,7 @@ def split_target(target: str) -> tuple[str, str]:
 def split_port(authority: str, tls: bool = False) -> tuple[str, int]:
     """Split "host:port"; without a port it is the scheme's. Raises ValueError. (RFC 9110 section 7.2)"""
     match = re.fullmatch(r"([a-z0-9._~-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?", authority)
-    if not match:
+    if not match or int(match[2] or 0) > 65535:
         raise ValueError(authority)
     return match[1], int(match[2] or (443 if tls else 80))
 
@@ -827,7 +846,7 @@ def use_tls(request: Request | None, here: tuple[str, int]) -> Refused:
     place = host_port(*split_port(request.authority)) + request.target
     if request.method in ("GET", "HEAD") and "websocket" not in request.words("Upgrade"):
         return Refused("only TLS here", 308, [("Location", f"https://{place}")])
-    return Refused(f"only TLS here: use wss://{place}", 403)
+    return Refused(f"only TLS here: use wss://{place[:200]}", 403)
 
 
 def check_method(request: Request) -> None:
@@ -1162,11 +1181,13 @@ class Wire:
                 ready = waiter(self.sock, WRITABLE)
         raise TimeoutError
 
-    def drain(self, patience: float, down_to: int = 0) -> None:
+    def drain(self, patience: float, down_to: int = 0, deadline: Deadline | None = None) -> None:
         """Wait until no more than down_to bytes are left to send. A client that takes none of them for
-        patience seconds is dropped."""
+        patience seconds is dropped. Raises TimeoutError at the deadline."""
         while len(self.backlog) > down_to or self.state is State.LEAVING:
-            if not waiter(self.sock, WRITABLE)(patience):
+            if not waiter(self.sock, WRITABLE)(min(patience, deadline.left()) if deadline else patience):
+                if deadline and deadline.left() == 0:
+                    raise TimeoutError
                 self.drop("it doesn't read what it is sent")
             self.flush()
 
@@ -1693,7 +1714,7 @@ class Peer:
         while (event := self._next(deadline)) is not None:
             self._first = False
             if isinstance(event, Answer):
-                self._make_room()
+                self._make_room(deadline)
                 self._post(event.data, more=self._following is not None)
                 if self._following is None and deadline and not deadline.left():
                     raise TimeoutError  # pings without a pause don't hold it
@@ -1722,7 +1743,7 @@ class Peer:
         """The next bytes, b"" where there will be none. Looks after dead clients. Raises TimeoutError."""
         if self.wire.backlog:
             self.wire.flush()
-            self._make_room()
+            self._make_room(deadline)
         while not self._goodbye or self._goodbye.left():
             patience = self._goodbye or self._patience
             try:
@@ -1792,10 +1813,10 @@ class Peer:
             wire.put(data, more)
             return True
 
-    def _make_room(self) -> None:
-        """Own thread: who doesn't read isn't read either."""
+    def _make_room(self, deadline: Deadline | None = None) -> None:
+        """Own thread: who doesn't read isn't read either. Raises TimeoutError."""
         if len(self.wire.backlog) > self._most.message:
-            self.wire.drain(self.limits.ping, down_to=self._most.message)
+            self.wire.drain(self.limits.ping, self._most.message, deadline)
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Say goodbye; the loop over the peer's messages then ends. Any thread may. Args: code, a close code
@@ -2106,9 +2127,7 @@ ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHU
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; return its exit status."""
     options = parse_arguments(arguments)
-    handler = logging.StreamHandler()
-    handler.setFormatter(SafeFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     try:
         for number in ENDING_SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
@@ -2319,16 +2338,6 @@ def passwords(options: argparse.Namespace) -> Iterator[str | None]:
         yield options.typed
 
 
-class SafeFormatter(logging.Formatter):
-    """What a client wrote (a path, what an exception quotes) sends no commands to the terminal, and makes no
-    line that looks like one of the server's."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The record as text, escaped; what follows its first line is set in."""
-        text = super().format(record).replace("\n", "\n    ")
-        return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
-
-
 def log_event(event: dict[str, Any]) -> None:
     """Print one event as a line."""
     facts = {key: str(value) for key, value in event.items() if key not in ("type", "id", "time", "step")}
@@ -2341,11 +2350,12 @@ def introduce(server: DualServer, about: Iterable[str]) -> None:
     host, port = str(server.server_address[0]), server.server_address[1]
     host = {"::": "::1", "0.0.0.0": "127.0.0.1"}.get(host, host)
     place = host_port(host, port)
+    plain = not server.tls_only and server.tls and server.tls.verify_mode is not ssl.CERT_REQUIRED or ""
     lines = [
         f"wsdual: one port, {place}, for all of these (--detect {server.detect})",
-        f"browser      http://{place}/   https://{place}/",
-        f"WebSocket    ws://{place}/   wss://{place}/   (/chat, /echo, /monitor)",
-        f"plain lines  nc {host} {port}",
+        f"browser      {plain and f'http://{place}/   '}https://{place}/",
+        f"WebSocket    {plain and f'ws://{place}/   '}wss://{place}/   ({', '.join(sorted(server.apps)[1:])})",
+        *([f"plain lines  nc {host} {port}"] if plain else []),
         f"TLS lines    openssl s_client -quiet -connect {place}",
         '             then type: {"type":"login","name":"ann"}',
         *about,
