@@ -157,12 +157,11 @@ class PeerGone(ConnectionError):
 
 @dataclass(frozen=True)
 class App:
-    """An application with settings of its own; a bare function is App(function).
-
-    Args: serve, called with each Peer, in its thread; subprotocols that it speaks, the best first (RFC 6455
-    section 1.9); message, bytes at most in one (None: as the server's); deflate, where the client offers it;
-    loopback_only, for clients on this machine alone. Raises TypeError, ValueError for bad subprotocols.
-    """
+    """An application with settings of its own; a bare function is App(function). Args: serve, called with
+    each Peer, in its thread; subprotocols that it speaks, the best first (RFC 6455 section 1.9); message,
+    bytes in one message at most (None: as for the whole server); deflate, whether to compress where the
+    client offers it; loopback_only, whether it is for clients on this machine alone. Raises TypeError for a
+    bare string as subprotocols, ValueError for a name that no header can carry."""
 
     serve: Callable[[Peer], object]
     subprotocols: Sequence[str] = ()
@@ -181,9 +180,8 @@ class App:
 
 
 class DualServer(socketserver.ThreadingTCPServer):
-    """A ThreadingTCPServer whose one port answers all six kinds of connection.
+    """A ThreadingTCPServer whose one port answers all six kinds of connection. Args:
 
-    Args:
         address: (host, port); "" is all of IPv4, "::" all of both; port 0: any free one.
         apps: path -> application, for WebSockets; "/" also takes native clients. Any other path that ends
             in a slash takes all that is below it; the longest wins.
@@ -732,14 +730,11 @@ def tool_for_pfx(name: str) -> Any:
 
 
 class Request:
-    """An HTTP request's head.
-
-    Attributes: method; version; headers; target, path and query as written; path, decoded; query; authority,
-    the host and port asked for, in lower case; host, without the port; origin, of a browser's page, or None;
-    address, (ip, port) of the client; local, whether it is on this machine; tls, (version, cipher) or None;
-    certificate, the client's, as getpeercert() tells it, or None. Raises Refused for what can't be served: a
-    version, a target, a Host (RFC 9112 sections 2.3, 3).
-    """
+    """An HTTP request's head. Attributes: method; version; headers; target, path and query as written; path,
+    decoded; query; authority, the host and port asked for, in lower case; host, without the port; origin, of
+    a browser's page, or None; address, (ip, port) of the client; local, whether it is on this machine; tls,
+    (version, cipher) or None; certificate, the client's, as getpeercert() tells it, or None. Raises Refused
+    for what can't be served: a version, a target, a Host (RFC 9112 sections 2.3, 3)."""
 
     def __init__(self, event: h11.Request, address: tuple[str, int], wire: Wire) -> None:
         self.method, self.version = event.method.decode(), event.http_version.decode()
@@ -795,16 +790,14 @@ def split_target(target: str) -> tuple[str, str]:
     (RFC 9112 section 3.2: servers must accept the absolute form too)"""
     if target.startswith("/"):
         return "", target
-    match = re.fullmatch(r"(?:http|ws)s?://([^/?#]+)(/[^?#]*)?(.*)", target, re.IGNORECASE)
-    if not match:
+    if not (match := re.fullmatch(r"(?:http|ws)s?://([^/?#]+)(/[^?#]*)?(.*)", target, re.IGNORECASE)):
         raise Refused("a bad target")
     return match[1], (match[2] or "/") + match[3]
 
 
 def split_port(authority: str, tls: bool = False) -> tuple[str, int]:
     """Split "host:port"; without a port it is the scheme's. Raises ValueError. (RFC 9110 section 7.2)"""
-    match = re.fullmatch(r"([a-z0-9._~-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?", authority)
-    if not match:
+    if not (match := re.fullmatch(r"([a-z0-9._~-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?", authority)):
         raise ValueError(authority)
     return match[1], int(match[2] or (443 if tls else 80))
 
@@ -960,17 +953,16 @@ class Exchange:
 
     def refuse(self, refusal: Refused) -> None:
         """Send an error as a short text; 500 for one that can't be sent, as with a newline in a header."""
-        body = f"{refusal.status} {responses.get(refusal.status, 'Refused')}: {refusal}\n"
         try:
             if not 300 <= refusal.status <= 599 or refusal.status == 304:
                 raise ValueError(f"{refusal.status} is no status for a refusal")
-            data = body.encode()
+            data = f"{refusal.status} {responses.get(refusal.status, 'Refused')}: {refusal}\n".encode()
             self._begin(refusal.status, "text/plain", len(data), refusal.headers)
         except (ValueError, TypeError, h11.LocalProtocolError):
             log.exception("a refusal that can't be sent")
             return self.refuse(Refused("the server failed to say why", 500))
         if self._has_body:
-            self._send(h11.Data(data=data))
+            self._wire.send(self._http.send(h11.Data(data=data)) or b"")
 
     def send_file(self, path: Path) -> None:
         """Send a file, no faster than the client reads. Raises Refused, OSError."""
@@ -985,18 +977,16 @@ class Exchange:
             self._begin(200, TYPES.get(path.suffix.lower(), "application/octet-stream"), size)
             while self._has_body and not self._wire.ended and (data := file.read(min(size, RECEIVED_BYTES))):
                 size -= len(data)
-                self._send(h11.Data(data=data))
+                self._wire.send(self._http.send(h11.Data(data=data)) or b"")
                 self._wire.drain(self._limits.ping, down_to=4 * RECEIVED_BYTES)
         self._wire.drain(self._limits.ping)
 
     def _begin(self, status: int, kind: str, size: int, headers: Sequence[tuple[str, str]] = ()) -> None:
         kind += "; charset=utf-8" if kind.startswith("text/") else ""
         about = [("Content-Type", kind), ("Content-Length", str(size)), ("Date", formatdate(usegmt=True))]
-        self._send(h11.Response(status_code=status, headers=[*about, *headers, *COMMON_HEADERS],
-                                reason=responses.get(status, "Refused").encode()))  # fmt: skip
-
-    def _send(self, event: h11.Event) -> None:
-        self._wire.send(self._http.send(event) or b"")
+        response = h11.Response(status_code=status, headers=[*about, *headers, *COMMON_HEADERS],
+                                reason=responses.get(status, "Refused").encode())  # fmt: skip
+        self._wire.send(self._http.send(response) or b"")
 
 
 # ================================================================ 6. talk: the wire
