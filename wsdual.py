@@ -185,8 +185,7 @@ class DualServer(socketserver.ThreadingTCPServer):
         address: (host, port); "" is all of IPv4, "::" all of both; port 0: any free one.
         apps: path -> application, for WebSockets; "/" also takes native clients. Any other path that ends
             in a slash takes all that is below it; the longest wins.
-        tls: an SSLContext, or None for plain only; it may be replaced while the server runs. Where it
-            requires client certificates, plain connections are refused.
+        tls: an SSLContext, or None; may be replaced at any time. CERT_REQUIRED shuts plain clients out.
         detect: "peek", or "trial" for the article's method; memory: seconds that an address is remembered.
         limits: see Limits.
         origins: foreign ones whose pages may connect, as "https://example.com". Where there are any, their
@@ -502,9 +501,8 @@ class Connection(socketserver.BaseRequestHandler):
         limits = self.limits_of(app)
         peer = Peer(self, Frames(limits, deflate), limits)
         peer.request, peer.subprotocol = request, next((n for n in app.subprotocols if n in offered), None)
-        switching = http.switching(request, deflate, peer.subprotocol)
         with self.wire.lock:  # from this answer on end() says goodbye in a frame
-            self.wire.put(switching)
+            self.wire.put(http.switching(request, deflate, peer.subprotocol))
             self.peer = peer
         self.talk(app, peer)
 
@@ -803,8 +801,7 @@ def split_port(authority: str, tls: bool = False) -> tuple[str, int]:
 
 
 def check_host(request: Request, origins: Iterable[str]) -> None:
-    """Keep out DNS rebinding: evil.example resolves to 127.0.0.1, and its pages find that they are of the
-    same origin. Raises Refused."""
+    """Keep out DNS rebinding: evil.example that resolves to this machine, to pass for it. Raises Refused."""
     hosts = {urlsplit(origin).hostname for origin in origins} - {None}
     expected = is_loopback(request.host) if request.local else not hosts
     if request.authority and not expected and request.host.strip("[]") not in hosts:
@@ -833,10 +830,9 @@ def check_method(request: Request) -> None:
 def check_origin(request: Request, origins: Iterable[str]) -> None:
     """Keep foreign pages out: a browser says where a page is from. Raises Refused. (RFC 6455 section 10.2)"""
     origin = request.origin
-    if origin is None or origin in origins:
+    from_disk = origin in ("null", "file://") and request.local and is_loopback(request.host)
+    if origin is None or origin in origins or from_disk:
         return
-    if origin in ("null", "file://") and request.local and is_loopback(request.host):
-        return  # a page opened from the disk
     ours = split_port(request.authority, request.tls is not None)
     with contextlib.suppress(ValueError):
         if split_port(urlsplit(origin).netloc, origin.startswith("https:")) == ours:
@@ -865,9 +861,7 @@ def check_upgrade(request: Request) -> None:
 
 
 BITS = r'(8|9|1[0-5]|"8"|"9"|"1[0-5]")'
-PARAMETER = re.compile(
-    f"(server|client)_no_context_takeover|server_max_window_bits={BITS}|client_max_window_bits(={BITS})?"
-)
+PARAMETER = re.compile(f"(server|client)_(no_context_takeover|max_window_bits={BITS})|client_max_window_bits")
 
 
 def agree_on_deflate(offers: str) -> str:
