@@ -187,10 +187,9 @@ class DualServer(socketserver.ThreadingTCPServer):
             in a slash takes all that is below it; the longest wins.
         tls: an SSLContext, or None; may be replaced at any time. CERT_REQUIRED shuts plain clients out.
         detect: "peek", or "trial" for the article's method; memory: seconds that an address is remembered.
-        limits: see Limits.
         origins: foreign ones whose pages may connect, as "https://example.com". Where there are any, their
             hosts are the only ones that may be asked for (loopback aside).
-        static: a folder whose files are served to HTTP, or None.
+        static: a folder whose files are served to HTTP, or None; limits: see Limits.
         tls_only: send plain HTTP to https, and refuse plain WebSockets and lines.
     Raises OSError where it can't listen, ValueError for another detect, and for tls_only without tls.
     """
@@ -784,8 +783,7 @@ class Request:
 
 
 def split_target(target: str) -> tuple[str, str]:
-    """Split a request's target: its authority, "" in the usual form, and the rest as written. Raises Refused.
-    (RFC 9112 section 3.2: servers must accept the absolute form too)"""
+    """Split a target into authority, mostly "", and the rest. Raises Refused. (RFC 9112 section 3.2)"""
     if target.startswith("/"):
         return "", target
     if not (match := re.fullmatch(r"(?:http|ws)s?://([^/?#]+)(/[^?#]*)?(.*)", target, re.IGNORECASE)):
