@@ -54,7 +54,7 @@ The words for an ending:
 from __future__ import annotations
 
 import argparse, contextlib, errno, getpass, ipaddress, json, logging, math, os, queue, re, secrets, select
-import selectors, signal, socket, socketserver, ssl, struct, sys, tempfile, threading, time, traceback, zlib
+import selectors, signal, socket, socketserver, ssl, struct, sys, tempfile, threading, time, zlib
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -75,21 +75,23 @@ except ImportError as missing:
         raise
     raise SystemExit(f"wsdual: {missing}: python -m pip install -r requirements.txt") from None
 
-__all__ = ["App", "DualServer", "IpMemory", "Kind", "Limits", "Peer", "PeerGone", "Refused", "Verdict",
-           "broadcast", "classify", "echo", "server_context"]  # fmt: skip
+__all__ = ["App", "DualServer", "IpMemory", "Kind", "Limits", "Peer", "PeerGone", "Refused", "Request",
+           "Verdict", "broadcast", "classify", "echo", "server_context"]  # fmt: skip
 
 log = logging.getLogger("wsdual")
 
 
 def escape_record(record: logging.LogRecord) -> bool:
-    """A filter of the log: what a client wrote (a path, what an exception quotes) sends no commands to a
-    terminal, and makes no line that looks like one of the server's."""
-    text = record.getMessage()
+    """A filter for the log, whoever's handlers print it: what a client wrote (a path, what an exception
+    quotes) sends no commands to a terminal, and makes no line that looks like another record."""
+
+    def escaped(text: str) -> str:
+        return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+    record.msg, record.args = escaped(record.getMessage()).replace("\n", r"\n"), None
     if record.exc_info:
-        text += "\n" + "".join(traceback.format_exception(*record.exc_info)).rstrip()  # type: ignore[arg-type]
-    lines = text.replace("\n", "\n    ")
-    record.msg = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in lines)
-    record.args, record.exc_info = None, None
+        trace = logging.Formatter().formatException(record.exc_info)
+        record.exc_text = escaped(trace).replace("\n", "\n    ")
     return True
 
 
@@ -169,12 +171,11 @@ class PeerGone(ConnectionError):
 
 @dataclass(frozen=True)
 class App:
-    """An application with settings of its own; a bare function is App(function).
-
-    Args: serve, called with each Peer, in its thread; subprotocols that it speaks, the best first (RFC 6455
-    section 1.9); message, bytes at most in one (None: as the server's); deflate, where the client offers it;
-    loopback_only, for clients on this machine alone. Raises TypeError, ValueError for bad subprotocols.
-    """
+    """An application with settings of its own; a bare function is App(function). Args: serve, called with
+    each Peer, in its thread; subprotocols that it speaks, the best first (RFC 6455 section 1.9); message,
+    bytes in one message at most (None: as for the whole server); deflate, whether to compress where the
+    client offers it; loopback_only, whether it is for clients on this machine alone. Raises TypeError for a
+    bare string as subprotocols, ValueError for a name that no header can carry."""
 
     serve: Callable[[Peer], object]
     subprotocols: Sequence[str] = ()
@@ -183,7 +184,7 @@ class App:
     loopback_only: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.subprotocols, str):
+        if isinstance(self.subprotocols, (str, bytes)):
             raise TypeError("subprotocols is a sequence of names, not one name")
         if not all(map(TOKEN.fullmatch, self.subprotocols)):
             raise ValueError("a subprotocol's name is a token (RFC 9110 section 5.6.2)")
@@ -193,19 +194,16 @@ class App:
 
 
 class DualServer(socketserver.ThreadingTCPServer):
-    """A ThreadingTCPServer whose one port answers all six kinds of connection.
+    """A ThreadingTCPServer whose one port answers all six kinds of connection. Args:
 
-    Args:
         address: (host, port); "" is all of IPv4, "::" all of both; port 0: any free one.
         apps: path -> application, for WebSockets; "/" also takes native clients. Any other path that ends
             in a slash takes all that is below it; the longest wins.
-        tls: an SSLContext, or None for plain only; it may be replaced while the server runs. Where it
-            requires client certificates, plain connections are refused.
+        tls: an SSLContext, or None; may be replaced at any time. CERT_REQUIRED shuts plain clients out.
         detect: "peek", or "trial" for the article's method; memory: seconds that an address is remembered.
-        limits: see Limits.
         origins: foreign ones whose pages may connect, as "https://example.com". Where there are any, their
             hosts are the only ones that may be asked for (loopback aside).
-        static: a folder whose files are served to HTTP, or None.
+        static: a folder whose files are served to HTTP, or None; limits: see Limits.
         tls_only: send plain HTTP to https, and refuse plain WebSockets and lines.
     Raises OSError where it can't listen, ValueError for another detect, and for tls_only without tls.
     """
@@ -228,8 +226,9 @@ class DualServer(socketserver.ThreadingTCPServer):
         self.static = None if static is None else Path(static).resolve()
         self.observers: list[Callable[[dict[str, Any]], None]] = []
         self.drainer, self.handshakes = Drainer(), threading.Semaphore(HANDSHAKES)
-        self._room = threading.Semaphore(self.limits.clients + DOORMEN)
-        self._accepted: queue.SimpleQueue[tuple[socket.socket, Any]] = queue.SimpleQueue()
+        self._doormen = threading.Semaphore(DOORMEN)
+        self._crowd = threading.local()  # why: the thread's connection has no seat
+        self._accepted: queue.SimpleQueue[tuple[socket.socket, Any, str, str]] = queue.SimpleQueue()
         self._idle = threading.Semaphore(0)  # threads that wait for one of these
         self._left = threading.Condition()  # guards the register, which is the next two lines
         self._connections, self._last_id, self._ending = dict[int, Connection](), 0, False
@@ -262,58 +261,70 @@ class DualServer(socketserver.ThreadingTCPServer):
         """Start the connection's thread; where there are too many already, turn it away at once."""
         # An empty shell stays in request: the accept loop closes that if Ctrl-C strikes at this very moment.
         own = socket.socket(request.family, request.type, request.proto, request.detach())
-        if not self._room.acquire(blocking=False):
-            return self.shutdown_request(own)
+        network = network_of(plain_address(client_address)[0])
+        if (crowd := self._take_seat(network)) and not self._doormen.acquire(blocking=False):
+            return self.shutdown_request(own)  # there are enough already who wait to hear why
         try:
             self.drainer.start()
             if not self._idle.acquire(blocking=False):
                 threading.Thread(target=self._serve_connections, daemon=True).start()
-            self._accepted.put((own, client_address))
+            self._accepted.put((own, client_address, network, crowd))
         except (RuntimeError, MemoryError):
             log.warning("refused a connection: no thread to be had")
             self.shutdown_request(own)
-            self._room.release()
+            self._give_back(network, crowd)
 
     def _serve_connections(self) -> None:
-        # A thread's life: to start one costs more than to wake one, so it waits a second for another client.
+        """A thread's life: one connection after another, for as long as the next comes within a second.
+        (To start a thread costs more than to wake one.)"""
         while True:
             try:
-                request, client_address = self._accepted.get(timeout=1.0)
+                request, client_address, network, crowd = self._accepted.get(timeout=1.0)
             except queue.Empty:
                 if self._idle.acquire(blocking=False):
                     return
                 continue  # there is one for this thread, just now
             try:
+                self._crowd.why = crowd
                 self.process_request_thread(request, client_address)
             finally:
-                self._room.release()
+                self._give_back(network, crowd)
             self._idle.release()
 
+    def _take_seat(self, network: str) -> str:
+        """Take a seat for a client; return "", or why there is none. This is before it has a thread: who gets
+        no seat shall not take the threads of those who have one."""
+        with self._left:
+            if not self._seats:
+                return "too many clients, try later"
+            if self._seated[network] >= (self.limits.per_address or self.limits.clients):
+                return "too many connections from your address, try later"
+            self._seats -= 1
+            self._seated[network] += 1
+            return ""
+
+    def _give_back(self, network: str, crowd: str) -> None:
+        """The seat, or the doorman."""
+        if crowd:
+            return self._doormen.release()
+        with self._left:
+            self._seats += 1
+            self._seated[network] -= 1
+            if not self._seated[network]:
+                del self._seated[network]
+
     def enter(self, connection: Connection) -> None:
-        """Enter a connection in the register, with a number, and with a seat where there is one."""
+        """Enter a connection in the register, with a number."""
+        connection.crowd = self._crowd.why
         with self._left:
             if self._ending:
                 connection.end(goodbye=False)
-            if not self._seats:
-                connection.crowd = "too many clients, try later"
-            elif self._seated[connection.network] >= (self.limits.per_address or self.limits.clients):
-                connection.crowd = "too many connections from your address, try later"
-            else:
-                self._seats -= 1
-                self._seated[connection.network] += 1
-            if connection.crowd and len(self._connections) + self._seats >= self.limits.clients + DOORMEN:
-                connection.end(goodbye=False)  # there are enough already who wait to hear it
             connection.id = self._last_id = self._last_id + 1
             self._connections[connection.id] = connection
 
     def leave(self, connection: Connection) -> None:
         """Strike a connection off the register."""
         with self._left:
-            if not connection.crowd:
-                self._seats += 1
-                self._seated[connection.network] -= 1
-            if not self._seated[connection.network]:
-                del self._seated[connection.network]
             del self._connections[connection.id]
             self._left.notify_all()
 
@@ -366,7 +377,6 @@ class Connection(socketserver.BaseRequestHandler):
     def setup(self) -> None:
         """Enter the register; the clock starts."""
         self.address, self.ended = plain_address(self.client_address), {}
-        self.network = network_of(self.address[0])
         self.wire = Wire(self.request, self.server.drainer)
         self.server.enter(self)
         self.since, self.deadline = time.time(), Deadline(1.0 if self.crowd else self.server.limits.handshake)
@@ -523,9 +533,8 @@ class Connection(socketserver.BaseRequestHandler):
         limits = self.limits_of(app)
         peer = Peer(self, Frames(limits, deflate), limits)
         peer.request, peer.subprotocol = request, next((n for n in app.subprotocols if n in offered), None)
-        switching = http.switching(request, deflate, peer.subprotocol)
         with self.wire.lock:  # from this answer on end() says goodbye in a frame
-            self.wire.put(switching)
+            self.wire.put(http.switching(request, deflate, peer.subprotocol))
             self.peer = peer
         self.talk(app, peer)
 
@@ -751,14 +760,11 @@ def tool_for_pfx(name: str) -> Any:
 
 
 class Request:
-    """An HTTP request's head.
-
-    Attributes: method; version; headers; target, path and query as written; path, decoded; query; authority,
-    the host and port asked for, in lower case; host, without the port; origin, of a browser's page, or None;
-    address, (ip, port) of the client; local, whether it is on this machine; tls, (version, cipher) or None;
-    certificate, the client's, as getpeercert() tells it, or None. Raises Refused for what can't be served: a
-    version, a target, a Host (RFC 9112 sections 2.3, 3).
-    """
+    """An HTTP request's head. Attributes: method; version; headers; target, path and query as written; path,
+    decoded; query; authority, the host and port asked for, in lower case; host, without the port; origin, of
+    a browser's page, or None; address, (ip, port) of the client; local, whether it is on this machine; tls,
+    (version, cipher) or None; certificate, the client's, as getpeercert() tells it, or None. Raises Refused
+    for what can't be served: a version, a target, a Host (RFC 9112 sections 2.3, 3)."""
 
     def __init__(self, event: h11.Request, address: tuple[str, int], wire: Wire) -> None:
         self.method, self.version = event.method.decode(), event.http_version.decode()
@@ -810,12 +816,10 @@ class Request:
 
 
 def split_target(target: str) -> tuple[str, str]:
-    """Split a request's target: its authority, "" in the usual form, and the rest as written. Raises Refused.
-    (RFC 9112 section 3.2: servers must accept the absolute form too)"""
+    """Split a target into authority, mostly "", and the rest. Raises Refused. (RFC 9112 section 3.2)"""
     if target.startswith("/"):
         return "", target
-    match = re.fullmatch(r"(?:http|ws)s?://([^/?#]+)(/[^?#]*)?(.*)", target, re.IGNORECASE)
-    if not match:
+    if not (match := re.fullmatch(r"(?:http|ws)s?://([^/?#]+)(/[^?#]*)?(.*)", target, re.IGNORECASE)):
         raise Refused("a bad target")
     return match[1], (match[2] or "/") + match[3]
 
@@ -829,8 +833,7 @@ def split_port(authority: str, tls: bool = False) -> tuple[str, int]:
 
 
 def check_host(request: Request, origins: Iterable[str]) -> None:
-    """Keep out DNS rebinding: evil.example resolves to 127.0.0.1, and its pages find that they are of the
-    same origin. Raises Refused."""
+    """Keep out DNS rebinding: evil.example that resolves to this machine, to pass for it. Raises Refused."""
     hosts = {urlsplit(origin).hostname for origin in origins} - {None}
     expected = is_loopback(request.host) if request.local else not hosts
     if request.authority and not expected and request.host.strip("[]") not in hosts:
@@ -859,10 +862,9 @@ def check_method(request: Request) -> None:
 def check_origin(request: Request, origins: Iterable[str]) -> None:
     """Keep foreign pages out: a browser says where a page is from. Raises Refused. (RFC 6455 section 10.2)"""
     origin = request.origin
-    if origin is None or origin in origins:
+    from_disk = origin in ("null", "file://") and request.local and is_loopback(request.host)
+    if origin is None or origin in origins or from_disk:
         return
-    if origin in ("null", "file://") and request.local and is_loopback(request.host):
-        return  # a page opened from the disk
     ours = split_port(request.authority, request.tls is not None)
     with contextlib.suppress(ValueError):
         if split_port(urlsplit(origin).netloc, origin.startswith("https:")) == ours:
@@ -891,9 +893,7 @@ def check_upgrade(request: Request) -> None:
 
 
 BITS = r'(8|9|1[0-5]|"8"|"9"|"1[0-5]")'
-PARAMETER = re.compile(
-    f"(server|client)_no_context_takeover|server_max_window_bits={BITS}|client_max_window_bits(={BITS})?"
-)
+PARAMETER = re.compile(f"(server|client)_(no_context_takeover|max_window_bits={BITS})|client_max_window_bits")
 
 
 def agree_on_deflate(offers: str) -> str:
@@ -979,17 +979,16 @@ class Exchange:
 
     def refuse(self, refusal: Refused) -> None:
         """Send an error as a short text; 500 for one that can't be sent, as with a newline in a header."""
-        body = f"{refusal.status} {responses.get(refusal.status, 'Refused')}: {refusal}\n"
         try:
             if not 300 <= refusal.status <= 599 or refusal.status == 304:
                 raise ValueError(f"{refusal.status} is no status for a refusal")
-            data = body.encode()
+            data = f"{refusal.status} {responses.get(refusal.status, 'Refused')}: {refusal}\n".encode()
             self._begin(refusal.status, "text/plain", len(data), refusal.headers)
         except (ValueError, TypeError, h11.LocalProtocolError):
             log.exception("a refusal that can't be sent")
             return self.refuse(Refused("the server failed to say why", 500))
         if self._has_body:
-            self._send(h11.Data(data=data))
+            self._wire.send(self._http.send(h11.Data(data=data)) or b"")
 
     def send_file(self, path: Path) -> None:
         """Send a file, no faster than the client reads. Raises Refused, OSError."""
@@ -1004,18 +1003,16 @@ class Exchange:
             self._begin(200, TYPES.get(path.suffix.lower(), "application/octet-stream"), size)
             while self._has_body and not self._wire.ended and (data := file.read(min(size, RECEIVED_BYTES))):
                 size -= len(data)
-                self._send(h11.Data(data=data))
+                self._wire.send(self._http.send(h11.Data(data=data)) or b"")
                 self._wire.drain(self._limits.ping, down_to=4 * RECEIVED_BYTES)
         self._wire.drain(self._limits.ping)
 
     def _begin(self, status: int, kind: str, size: int, headers: Sequence[tuple[str, str]] = ()) -> None:
         kind += "; charset=utf-8" if kind.startswith("text/") else ""
         about = [("Content-Type", kind), ("Content-Length", str(size)), ("Date", formatdate(usegmt=True))]
-        self._send(h11.Response(status_code=status, headers=[*about, *headers, *COMMON_HEADERS],
-                                reason=responses.get(status, "Refused").encode()))  # fmt: skip
-
-    def _send(self, event: h11.Event) -> None:
-        self._wire.send(self._http.send(event) or b"")
+        response = h11.Response(status_code=status, headers=[*about, *headers, *COMMON_HEADERS],
+                                reason=responses.get(status, "Refused").encode())  # fmt: skip
+        self._wire.send(self._http.send(response) or b"")
 
 
 # ================================================================ 6. talk: the wire
@@ -1181,13 +1178,11 @@ class Wire:
                 ready = waiter(self.sock, WRITABLE)
         raise TimeoutError
 
-    def drain(self, patience: float, down_to: int = 0, deadline: Deadline | None = None) -> None:
+    def drain(self, patience: float, down_to: int = 0) -> None:
         """Wait until no more than down_to bytes are left to send. A client that takes none of them for
-        patience seconds is dropped. Raises TimeoutError at the deadline."""
+        patience seconds is dropped."""
         while len(self.backlog) > down_to or self.state is State.LEAVING:
-            if not waiter(self.sock, WRITABLE)(min(patience, deadline.left()) if deadline else patience):
-                if deadline and deadline.left() == 0:
-                    raise TimeoutError
+            if not waiter(self.sock, WRITABLE)(patience):
                 self.drop("it doesn't read what it is sent")
             self.flush()
 
@@ -1714,8 +1709,8 @@ class Peer:
         while (event := self._next(deadline)) is not None:
             self._first = False
             if isinstance(event, Answer):
-                self._make_room(deadline)
                 self._post(event.data, more=self._following is not None)
+                self._make_room(deadline)
                 if self._following is None and deadline and not deadline.left():
                     raise TimeoutError  # pings without a pause don't hold it
             elif isinstance(event, Goodbye):
@@ -1815,8 +1810,16 @@ class Peer:
 
     def _make_room(self, deadline: Deadline | None = None) -> None:
         """Own thread: who doesn't read isn't read either. Raises TimeoutError."""
+        while deadline and len(self.wire.backlog) > self._most.message:
+            if waiter(self.wire.sock, WRITABLE)(min(self._patience.left(), deadline.left())):
+                self._patience = Deadline(self.limits.ping)
+                self.wire.flush()
+            elif self._patience.left():
+                raise TimeoutError
+            else:
+                self.wire.drop("it doesn't read what it is sent")
         if len(self.wire.backlog) > self._most.message:
-            self.wire.drain(self.limits.ping, self._most.message, deadline)
+            self.wire.drain(self.limits.ping, down_to=self._most.message)
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Say goodbye; the loop over the peer's messages then ends. Any thread may. Args: code, a close code
@@ -2350,11 +2353,12 @@ def introduce(server: DualServer, about: Iterable[str]) -> None:
     host, port = str(server.server_address[0]), server.server_address[1]
     host = {"::": "::1", "0.0.0.0": "127.0.0.1"}.get(host, host)
     place = host_port(host, port)
-    plain = not server.tls_only and server.tls and server.tls.verify_mode is not ssl.CERT_REQUIRED or ""
+    certificates = server.tls and server.tls.verify_mode is ssl.CERT_REQUIRED
+    plain, paths = "" if server.tls_only or certificates else "!", ", ".join(sorted(server.apps)[1:])
     lines = [
         f"wsdual: one port, {place}, for all of these (--detect {server.detect})",
         f"browser      {plain and f'http://{place}/   '}https://{place}/",
-        f"WebSocket    {plain and f'ws://{place}/   '}wss://{place}/   ({', '.join(sorted(server.apps)[1:])})",
+        f"WebSocket    {plain and f'ws://{place}/   '}wss://{place}/   ({paths})",
         *([f"plain lines  nc {host} {port}"] if plain else []),
         f"TLS lines    openssl s_client -quiet -connect {place}",
         '             then type: {"type":"login","name":"ann"}',

@@ -333,7 +333,7 @@ def test_verbose_prints_every_step(start: Callable[..., Program]) -> None:
         client.receive()
     wait_until(lambda: " closed " in server.log(), "the last step")
     steps = re.findall(r"#1 (\w+)", server.log())
-    assert steps == ["accepted", "peeked", "wrapped", "login", "closed"]
+    assert steps == ["accepted", "peeked", "wrapped", "upgraded", "login", "closed"]
     assert "bytes=1603" in server.log() and "verdict=tls" in server.log() and "name=ann" in server.log()
 
 
