@@ -1657,8 +1657,8 @@ class Peer:
     getpeercert() tells of the client's, or None); name (for the application to set: the monitor shows it),
     ended ({} until it has: then why, and the close code where there is one).
 
-    The own thread alone reads, and uses what that needs. The wire's lock guards the rest: encoding, ended,
-    and whether goodbye was said.
+    The own thread alone reads and compresses, and uses what that needs. The wire's lock guards the rest:
+    ended, and whether goodbye was said.
     """
 
     def __init__(
@@ -1786,7 +1786,8 @@ class Peer:
 
         In the peer's own thread it waits while the client has much left to read, and raises PeerGone where
         the client is gone, so that an application which only sends ends too. In any other thread it never
-        waits: a client whose backlog is full is dropped. Raises ValueError for a newline to a native client.
+        waits, nor compresses: a client whose backlog is full is dropped. Raises ValueError for a newline to a
+        native client.
         """
         if threading.current_thread() is not self.thread:
             return self._post(self.codec.plain(message))
@@ -1810,7 +1811,9 @@ class Peer:
 
     def _make_room(self, deadline: Deadline | None = None) -> None:
         """Own thread: who doesn't read isn't read either. Raises TimeoutError."""
-        while deadline and len(self.wire.backlog) > self._most.message:
+        if deadline is None:
+            return self.wire.drain(self.limits.ping, down_to=self._most.message)
+        while len(self.wire.backlog) > self._most.message:
             if waiter(self.wire.sock, WRITABLE)(min(self._patience.left(), deadline.left())):
                 self._patience = Deadline(self.limits.ping)
                 self.wire.flush()
@@ -1818,8 +1821,6 @@ class Peer:
                 raise TimeoutError
             else:
                 self.wire.drop("it doesn't read what it is sent")
-        if len(self.wire.backlog) > self._most.message:
-            self.wire.drain(self.limits.ping, down_to=self._most.message)
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Say goodbye; the loop over the peer's messages then ends. Any thread may. Args: code, a close code
@@ -1974,11 +1975,8 @@ def read_json(message: str | bytes) -> dict[str, Any]:
     return value
 
 
-SHORT_NAMES = {  # RFC 4514 section 3
-    "commonName": "CN", "localityName": "L", "stateOrProvinceName": "ST", "organizationName": "O",
-    "organizationalUnitName": "OU", "countryName": "C", "streetAddress": "STREET", "domainComponent": "DC",
-    "userId": "UID",
-}  # fmt: skip
+SHORT_NAMES = dict(commonName="CN", localityName="L", stateOrProvinceName="ST", organizationName="O",
+                   organizationalUnitName="OU", countryName="C", domainComponent="DC", userId="UID")  # fmt: skip
 
 
 def distinguished_name(subject: Iterable[Iterable[tuple[str, str]]]) -> str:
