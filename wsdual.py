@@ -1975,8 +1975,10 @@ def read_json(message: str | bytes) -> dict[str, Any]:
     return value
 
 
-SHORT_NAMES = dict(commonName="CN", localityName="L", stateOrProvinceName="ST", organizationName="O",
-                   organizationalUnitName="OU", countryName="C", domainComponent="DC", userId="UID")  # fmt: skip
+SHORT_NAMES = {  # RFC 4514 section 3
+    "commonName": "CN", "localityName": "L", "stateOrProvinceName": "ST", "organizationName": "O",
+    "organizationalUnitName": "OU", "countryName": "C", "streetAddress": "STREET", "domainComponent": "DC",
+    "userId": "UID"}  # fmt: skip
 
 
 def distinguished_name(subject: Iterable[Iterable[tuple[str, str]]]) -> str:
