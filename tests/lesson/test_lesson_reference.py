@@ -187,7 +187,8 @@ def test_one_command_start(tool: str, folder: Path) -> None:
     """uv and pipx read the module's head, and bring the packages."""
     if not shutil.which(tool):
         pytest.skip(f"{tool} isn't installed")
-    command = next(word for word in words(" ".join(section("Start"))) if word.startswith(f"{tool} run "))
+    prose = " ".join(line for line in section("Start") if not line.startswith("```"))
+    command = next(word for word in words(prose) if word.startswith(f"{tool} run "))
     with started_by(command, folder) as address, WebSocket(address, tls=True) as client:
         assert client.ask("hi") == "hi"
 
