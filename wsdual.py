@@ -228,8 +228,6 @@ class DualServer(socketserver.ThreadingTCPServer):
         self.drainer, self.handshakes = Drainer(), threading.Semaphore(HANDSHAKES)
         self._doormen = threading.Semaphore(DOORMEN)
         self._crowd = threading.local()  # why: the thread's connection has no seat
-        self._accepted: queue.SimpleQueue[tuple[socket.socket, Any, str, str]] = queue.SimpleQueue()
-        self._idle = threading.Semaphore(0)  # threads that wait for one of these
         self._left = threading.Condition()  # guards the register, which is the next two lines
         self._connections, self._last_id, self._ending = dict[int, Connection](), 0, False
         self._seats = self.limits.clients
@@ -266,30 +264,20 @@ class DualServer(socketserver.ThreadingTCPServer):
             return self.shutdown_request(own)  # there are enough already who wait to hear why
         try:
             self.drainer.start()
-            if not self._idle.acquire(blocking=False):
-                threading.Thread(target=self._serve_connections, daemon=True).start()
-            self._accepted.put((own, client_address, network, crowd))
+            arguments = (own, client_address, network, crowd)
+            threading.Thread(target=self._serve, args=arguments, daemon=True).start()
         except (RuntimeError, MemoryError):
             log.warning("refused a connection: no thread to be had")
             self.shutdown_request(own)
             self._give_back(network, crowd)
 
-    def _serve_connections(self) -> None:
-        """A thread's life: one connection after another, for as long as the next comes within a second.
-        (To start a thread costs more than to wake one.)"""
-        while True:
-            try:
-                request, client_address, network, crowd = self._accepted.get(timeout=1.0)
-            except queue.Empty:
-                if self._idle.acquire(blocking=False):
-                    return
-                continue  # there is one for this thread, just now
-            try:
-                self._crowd.why = crowd
-                self.process_request_thread(request, client_address)
-            finally:
-                self._give_back(network, crowd)
-            self._idle.release()
+    def _serve(self, request: socket.socket, client_address: Any, network: str, crowd: str) -> None:
+        """A connection's thread."""
+        try:
+            self._crowd.why = crowd
+            self.process_request_thread(request, client_address)
+        finally:
+            self._give_back(network, crowd)
 
     def _take_seat(self, network: str) -> str:
         """Take a seat for a client; return "", or why there is none. This is before it has a thread: who gets
@@ -572,7 +560,7 @@ class Connection(socketserver.BaseRequestHandler):
             log.exception("the application at %s failed, with %s", self.path, host_port(*self.address))
             peer.close(1011, "the application failed")
         peer.wait_closed()
-        self.ended, peer.thread = peer.ended, None  # the thread goes on to another connection
+        self.ended = peer.ended
 
 
 def plain_address(address: Sequence[Any]) -> tuple[str, int]:
@@ -1676,7 +1664,7 @@ class Peer:
         self._most = max(limits, self.server.limits, key=lambda each: each.message)  # what may wait for it
         self.ended: dict[str, Any] = {}
         self._goodbye: Deadline | None = None  # once it was said: until when to hear the client's
-        self.thread: threading.Thread | None = threading.current_thread()  # its own
+        self.thread = threading.current_thread()  # its own; not its number, which a later thread gets again
         # of the own thread:
         self._arrived: Iterator[Event] = iter(())
         self._following: Event | None = None  # always one event ahead, to know whether more follow
