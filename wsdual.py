@@ -687,7 +687,7 @@ def server_context(
     elif not isinstance(cert, bytes):
         load_pem(context, cert, key, password)
         return context
-    # OpenSSL reads keys from files only. This one's key is encrypted, and the file is gone at once.
+    # OpenSSL reads keys from files only. What cert_tool.py hands over is encrypted; the file goes at once.
     handle, path = tempfile.mkstemp(suffix=".pem")  # readable by its owner alone
     try:
         with open(handle, "wb") as file:
@@ -1036,8 +1036,8 @@ class Wire:
 
     An SSLSocket must never be in two threads at once. So:
 
-    - lock guards the socket's recv and send, the state and the backlog. The socket is non-blocking: under
-      the lock nobody waits. put, end, _send, _send_backlog and _say_end want it held.
+    - lock guards the socket's recv and send, the state and the backlog. What is done under it never waits.
+      put, end, _send, _send_backlog and _say_end want it held.
     - The connection's own thread waits, outside the lock. It alone receives and closes.
     - put() sends what the kernel takes at once. The rest is the backlog, which the Drainer (or the own
       thread, in drain) hands over later. So nobody waits for a slow client.
